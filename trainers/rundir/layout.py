@@ -1,0 +1,104 @@
+"""Every file of a run directory, one property each, so that the directory can be read off this page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.rundir import atomic
+from trainers.rundir.records import AttemptRecord, Metric, Result, Status
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """``<workspace>/runs/<run_id>/``. Reading never fails on a file that is not there yet: it answers None."""
+
+    path: Path
+
+    # Controller.
+    @property
+    def spec_path(self) -> Path:
+        """The resolved run, its schema version and provenance."""
+        return self.path / "spec.json"
+
+    # Trainer.
+    @property
+    def status_path(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Append-only; valid up to the byte offset that the newest checkpoint's manifest names."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """One folder a checkpoint, ``step_<number>``; a name without ``.tmp`` is complete."""
+        return self.path / "checkpoints"
+
+    @property
+    def encoder_path(self) -> Path:
+        """Weights of the trained encoder alone (student, or teacher where the method evaluates the teacher)."""
+        return self.checkpoints_dir / "encoder.safetensors"
+
+    @property
+    def dataset_path(self) -> Path:
+        """Index list, class histogram and digests of the images that the run trains and is evaluated on."""
+        return self.path / "dataset.json"
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def lock_path(self) -> Path:
+        """Locked by the trainer's rank 0 for as long as it lives: two attempts never write at once."""
+        return self.path / "lock"
+
+    # Launcher.
+    @property
+    def attempts_dir(self) -> Path:
+        return self.path / "attempts"
+
+    def attempt_dir(self, number: int) -> Path:
+        return self.attempts_dir / str(number)
+
+    def attempt_path(self, number: int) -> Path:
+        return self.attempt_dir(number) / "attempt.json"
+
+    def rank_log_path(self, number: int, rank: int) -> Path:
+        """Standard output and error of one rank, together, in the order written."""
+        return self.attempt_dir(number) / f"rank_{rank}.log"
+
+    def launcher_log_path(self, number: int, node_rank: int = 0) -> Path:
+        return self.attempt_dir(number) / f"launcher_{node_rank}.log"
+
+    # Reading.
+    def attempt_numbers(self) -> list[int]:
+        """Numbers of all attempts so far, oldest first."""
+        try:
+            names = [entry.name for entry in self.attempts_dir.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def read_spec(self) -> dict[str, Any] | None:
+        value: dict[str, Any] | None = atomic.read_json(self.spec_path)
+        return value
+
+    def read_status(self) -> Status | None:
+        value = atomic.read_json(self.status_path)
+        return None if value is None else Status.from_json(value)
+
+    def read_result(self) -> Result | None:
+        value = atomic.read_json(self.result_path)
+        return None if value is None else Result.from_json(value)
+
+    def read_attempt(self, number: int) -> AttemptRecord | None:
+        value = atomic.read_json(self.attempt_path(number))
+        return None if value is None else AttemptRecord.from_json(value)
+
+    def read_metrics(self, start: int = 0, stop: int | None = None) -> list[Metric]:
+        """Complete lines of the metrics file between two byte offsets, oldest first."""
+        return [Metric.from_json(line) for line in atomic.read_jsonl(self.metrics_path, start, stop)]

@@ -1,0 +1,153 @@
+"""What the files of a run directory hold, as frozen records with one reading and one writing each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Phase(StrEnum):
+    """What the trainer is doing, or how it ended."""
+
+    STARTING = "starting"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    DONE = "done"
+    STOPPED = "stopped"
+
+
+class StopReason(StrEnum):
+    """Why a trainer stopped before its end."""
+
+    PREEMPTED = "preempted"
+    """Asked to stop by a signal; a checkpoint was written and the run can go on."""
+    CONFIG = "config"
+    """The configuration cannot work. Trying again will not help."""
+    DATA = "data"
+    """The data set is missing, damaged or too small. Trying again will not help."""
+    DIVERGED = "diverged"
+    """The loss is not finite. Trying again will not help."""
+    ERROR = "error"
+    """Anything else, such as a failing node. Trying again may help."""
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether another attempt would end in the same way."""
+        return self in (StopReason.CONFIG, StopReason.DATA, StopReason.DIVERGED)
+
+
+class Record:
+    """A dataclass that is stored as a JSON object. Keys that this version does not know are ignored."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in dataclasses.asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        return cls(**{key: item for key, item in value.items() if key in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Record):
+    """``status.json``: where the trainer is. Written by rank 0, replaced whole.
+
+    Attributes:
+        attempt: number of the attempt that writes.
+        step: optimizer steps done, of ``total_steps``.
+        epoch: epochs done, fractional.
+        images_per_s: training images per second of all ranks together, over the last interval.
+        reason, message: set when ``phase`` is stopped.
+        heartbeat: seconds since the Unix epoch at the time of writing.
+    """
+
+    phase: Phase
+    attempt: int
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    images_per_s: float = 0.0
+    loss: float | None = None
+    reason: StopReason | None = None
+    message: str = ""
+    heartbeat: float = 0.0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        reason = value.get("reason")
+        return super().from_json(
+            {**value, "phase": Phase(value["phase"]), "reason": StopReason(reason) if reason else None}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Record):
+    """One line of ``metrics.jsonl``: the values measured at one step, with the trainer's own time of measuring."""
+
+    step: int
+    epoch: float
+    time: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Record):
+    """``result.json``: its presence is what *completed* means.
+
+    Attributes:
+        metrics: final value of every metric, by name.
+        untrained: the same evaluation of the encoder before its first step; empty if not asked for.
+        per_class: protocol and network -> class name -> accuracy in percent, in class order.
+        class_counts: class name -> training images of the run, in class order.
+        groups: class name -> ``many``, ``medium`` or ``few``.
+        dataset: name, digest of the index list, numbers of images.
+        finished: seconds since the Unix epoch.
+    """
+
+    run_id: str
+    steps: int
+    epochs: int
+    metrics: dict[str, float]
+    untrained: dict[str, float] = field(default_factory=dict)
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    class_counts: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    finished: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord(Record):
+    """``attempts/<n>/attempt.json``: one start of the run. Written by the launcher of the first node.
+
+    Attributes:
+        token: the submission that this attempt belongs to.
+        job_id: the backend's name for the job (a process id for ``local``).
+        hosts: names of the nodes, first node first.
+        devices: GPUs of the first node, as CUDA_VISIBLE_DEVICES numbers them; empty on CPU.
+        processes: ranks over all nodes.
+        command: the torchrun command line.
+        started, ended: seconds since the Unix epoch; ``ended`` is None while the attempt lives.
+        exit_code: what the launcher returned: 0, 75 (resumable) or 1.
+        cause: ``done``, ``preempted``, ``failed`` or another cause of :class:`orchestrator.state.Cause`.
+        detail: one sentence for the user.
+        first_step, last_step: steps done when the attempt began and ended, for "no progress" decisions.
+    """
+
+    number: int
+    token: str
+    backend: str
+    job_id: str
+    hosts: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    processes: int = 1
+    command: tuple[str, ...] = ()
+    started: float = 0.0
+    ended: float | None = None
+    exit_code: int | None = None
+    cause: str = ""
+    detail: str = ""
+    first_step: int = 0
+    last_step: int = 0
