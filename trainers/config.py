@@ -305,7 +305,8 @@ class Train(Section):
 class KNN(Section):
     """k-nearest-neighbour classification on frozen, L2-normalised features (Wu et al. 2018)."""
 
-    k: IntTuple = (1, 20, 200)
+    #: Neighbours. The first is the headline: its metrics are ``eval/knn/*``, the others' ``eval/knn_k<k>/*``.
+    k: IntTuple = (20, 1, 200)
     #: Votes weigh exp(cos / temperature); DINO and SDSSL use .07, MoCo's CIFAR notebook .1.
     temperature: PositiveFloat = 0.07
     weighted: bool = True

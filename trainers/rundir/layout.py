@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.rundir import atomic
-from trainers.rundir.records import AttemptRecord, Metric, Result, Status
+from trainers.rundir.records import AttemptRecord, Claim, Manifest, Metric, Result, Status
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,30 @@ class RunDir:
     def launcher_log_path(self, number: int, node_rank: int = 0) -> Path:
         return self.attempt_dir(number) / f"launcher_{node_rank}.log"
 
+    def claim_path(self, token: str) -> Path:
+        """Exists from the moment a launcher starts to act for the submission ``token``."""
+        return self.path / "claims" / f"{token}.json"
+
     # Reading.
+    def checkpoint_dirs(self) -> list[Path]:
+        """Complete checkpoints (by name; not verified), newest first."""
+        found = [path for path in self.checkpoints_dir.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+    def committed_metrics_offset(self) -> int:
+        """Bytes of the metrics file that no resume will ever cut back: all of it once there is a result."""
+        if self.result_path.exists():
+            return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+        for folder in self.checkpoint_dirs():
+            value = atomic.read_json(folder / "manifest.json")
+            if value is not None:
+                return Manifest.from_json(value).metrics_offset
+        return 0
+
+    def read_claim(self, token: str) -> Claim | None:
+        value = atomic.read_json(self.claim_path(token))
+        return None if value is None else Claim.from_json(value)
+
     def attempt_numbers(self) -> list[int]:
         """Numbers of all attempts so far, oldest first."""
         try:

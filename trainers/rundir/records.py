@@ -119,6 +119,44 @@ class Result(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Manifest(Record):
+    """``checkpoints/step_<n>/manifest.json``: what a complete checkpoint consists of, written after its files.
+
+    Attributes:
+        run_id: the run that the checkpoint belongs to; a checkpoint of another run is refused.
+        step, epoch: optimizer steps and (fractional) epochs done.
+        metrics_offset: length of ``metrics.jsonl`` in bytes at this step. On resume the file is cut back to it, so
+            everything before the newest manifest's offset is final and may be collected.
+        files: file name -> {"size": bytes, "sha256": hex digest}.
+        attempt: the attempt that wrote it.
+        time: seconds since the Unix epoch.
+    """
+
+    run_id: str
+    step: int
+    epoch: float
+    metrics_offset: int
+    files: dict[str, dict[str, Any]]
+    attempt: int
+    time: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Record):
+    """``claims/<token>.json``: the one launcher that may act for a submission. Created exclusively, never changed.
+
+    ``pid``, ``create_time`` (seconds since the Unix epoch, as psutil gives it), ``host`` and ``boot_id`` together name
+    one process for ever, although process ids come back.
+    """
+
+    token: str
+    pid: int
+    create_time: float
+    host: str
+    boot_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttemptRecord(Record):
     """``attempts/<n>/attempt.json``: one start of the run. Written by the launcher of the first node.
 
