@@ -32,17 +32,20 @@ class RunState(StrEnum):
 ACTIVE = frozenset({RunState.SUBMITTING, RunState.QUEUED, RunState.RUNNING})
 TERMINAL = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED, RunState.LOST})
 
+#: States from which a job may be submitted for a run that is wanted.
+READY = frozenset({RunState.PLANNED, RunState.PREEMPTED})
+
 _S = RunState
 #: From each state, the states it may become. ``completed`` is reachable from everywhere: a result file is proof.
 MOVES: dict[RunState, frozenset[RunState]] = {
     _S.PLANNED: frozenset({_S.SUBMITTING, _S.CANCELLED, _S.COMPLETED}),
-    _S.SUBMITTING: frozenset({_S.QUEUED, _S.RUNNING, _S.COMPLETED, _S.PREEMPTED, _S.FAILED, _S.CANCELLED, _S.LOST}),
-    _S.QUEUED: frozenset({_S.RUNNING, _S.COMPLETED, _S.PREEMPTED, _S.FAILED, _S.CANCELLED, _S.LOST}),
-    _S.RUNNING: frozenset({_S.QUEUED, _S.COMPLETED, _S.PREEMPTED, _S.FAILED, _S.CANCELLED, _S.LOST}),
-    _S.PREEMPTED: frozenset({_S.SUBMITTING, _S.QUEUED, _S.RUNNING, _S.CANCELLED, _S.COMPLETED, _S.FAILED}),
-    _S.FAILED: frozenset({_S.SUBMITTING, _S.CANCELLED, _S.COMPLETED}),
-    _S.CANCELLED: frozenset({_S.SUBMITTING, _S.COMPLETED}),
-    _S.LOST: frozenset({_S.SUBMITTING, _S.CANCELLED, _S.COMPLETED}),
+    _S.SUBMITTING: frozenset(set(_S) - {_S.SUBMITTING}),
+    _S.QUEUED: frozenset(set(_S) - {_S.SUBMITTING, _S.QUEUED, _S.PLANNED}),
+    _S.RUNNING: frozenset(set(_S) - {_S.SUBMITTING, _S.RUNNING, _S.PLANNED}),
+    _S.PREEMPTED: frozenset({_S.SUBMITTING, _S.QUEUED, _S.RUNNING, _S.PLANNED, _S.CANCELLED, _S.COMPLETED, _S.FAILED}),
+    _S.FAILED: frozenset({_S.PLANNED, _S.CANCELLED, _S.COMPLETED}),
+    _S.CANCELLED: frozenset({_S.PLANNED, _S.COMPLETED}),
+    _S.LOST: frozenset({_S.PLANNED, _S.CANCELLED, _S.COMPLETED}),
     _S.COMPLETED: frozenset(),
 }
 

@@ -39,6 +39,24 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def create_json_exclusively(path: Path, value: Any) -> bool:
+    """Create ``path`` with its whole content, or leave it alone and answer False if it is there already.
+
+    Of several processes that try at once exactly one is answered True, also on NFS, and no reader sees half a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    write_bytes(temporary, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
 def read_json(path: Path) -> Any | None:
     """The content of a JSON file, or None where there is none.
 
