@@ -261,6 +261,33 @@ class Ledger:
             found = connection.execute(query).mappings().all()
         return [_run(row) for row in found]
 
+    def wanted_by_others(self, name: str) -> set[str]:
+        """Runs of the experiment that another experiment, which is meant to run, has in its grid too."""
+        others = (
+            sa.select(cells.c.run_id)
+            .join(experiments, experiments.c.name == cells.c.experiment)
+            .where(experiments.c.wanted == Wanted.RUNNING, experiments.c.name != name)
+        )
+        with self._transaction() as connection:
+            query = sa.select(cells.c.run_id).where(cells.c.experiment == name, cells.c.run_id.in_(others))
+            return set(connection.execute(query).scalars())
+
+    def newest_jobs(self, name: str) -> dict[str, tuple[JobRow, int]]:
+        """Run id -> its newest job and how many there were, for the runs of the experiment that had one."""
+        with self._transaction() as connection:
+            query = (
+                sa.select(jobs)
+                .join(cells, cells.c.run_id == jobs.c.run_id)
+                .where(cells.c.experiment == name)
+                .order_by(jobs.c.created)
+            )
+            found = connection.execute(query).mappings().all()
+        newest: dict[str, tuple[JobRow, int]] = {}
+        for row in found:
+            job = _job(row)
+            newest[job.run_id] = (job, newest.get(job.run_id, (job, 0))[1] + 1)
+        return newest
+
     def configs(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """Run id -> configuration, as it will stand in spec.json."""
         result: dict[str, Any] = {}

@@ -1,0 +1,313 @@
+"""The reconciler: look at jobs and run directories, decide, act, record. Every command is "record the wish, reconcile".
+
+A pass can be killed at any line, and the next pass of any controller finishes the job. The only place that catches
+broadly is the submission of jobs, because one refused job must not stop the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.backends import create_backend
+from orchestrator.backends.base import Backend, JobRequest, JobShape
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
+from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Move, Retries, Revoke, RunPicture, decide
+from orchestrator.spec import write_spec
+from orchestrator.state import READY, Cause, JobState, RunState
+from orchestrator.workspace import Workspace
+from trainers.rundir import RunDir, Status
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The picture after a pass: what `watch` and `status` draw.
+
+    Attributes:
+        statuses: the trainer's own word, for the runs that have a living job.
+    """
+
+    experiment: ExperimentRow
+    runs: Sequence[RunRow]
+    statuses: Mapping[str, Status]
+
+    @property
+    def states(self) -> dict[str, RunState]:
+        return {run.run_id: run.state for run in self.runs}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more happens without the user: no job lives, and none is to be submitted."""
+        for run in self.runs:
+            if run.state.is_active:
+                return False
+            if run.state in READY and self.experiment.wanted is Wanted.RUNNING:
+                return False
+        return True
+
+
+class Controller:
+    """Reconciles the experiments of one workspace. Any number of controllers may do so at once.
+
+    Args:
+        clock: seconds since the Unix epoch.
+        backends: name -> backend, for those that are not to be made by name.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        workspace: Workspace,
+        *,
+        clock: Callable[[], float] = time.time,
+        backends: Mapping[str, Backend] | None = None,
+    ) -> None:
+        self.ledger = ledger
+        self.workspace = workspace
+        self._clock = clock
+        self._backends: dict[str, Backend] = dict(backends or {})
+        self.owner = owner_name()
+
+    def backend(self, name: str) -> Backend:
+        """The backend of that name, made on first use."""
+        if name not in self._backends:
+            self._backends[name] = create_backend(name)
+        return self._backends[name]
+
+    def step(self, name: str) -> Snapshot:
+        """One pass over the experiment: observe, decide, act, record; then the new picture."""
+        experiment = self.ledger.experiment(name)
+        self._settle_jobs(experiment)
+        if experiment.wanted is Wanted.RUNNING:
+            self._submit_ready(experiment)
+        else:
+            self._stop(experiment)
+        return self.snapshot(name)
+
+    def snapshot(self, name: str) -> Snapshot:
+        """The picture as the ledger and the run directories have it, changing nothing."""
+        runs = self.ledger.runs(name)
+        statuses = {}
+        for run in runs:
+            if run.state.is_active:
+                status = self.workspace.run_dir(run.run_id).read_status()
+                if status is not None:
+                    statuses[run.run_id] = status
+        return Snapshot(self.ledger.experiment(name), runs, statuses)
+
+    # --- observe and record -----------------------------------------------------------------------------------------
+
+    def _settle_jobs(self, experiment: ExperimentRow) -> None:
+        jobs = self.ledger.living_jobs(experiment.name)
+        polled = self._poll(jobs)
+        states = self.ledger.states([job.run_id for job in jobs])
+        history: Mapping[str, list[EndedJob]] | None = None
+        retries = Retries(**experiment.settings.get("retries", {}))
+        for job in jobs:
+            state, job_id = polled[job.token]
+            if state in (JobState.PENDING, JobState.RUNNING) and (job.submitted is None or job_id != job.job_id):
+                # Its controller died before it could note the id, or the backend knows a better one by now.
+                self.ledger.job_submitted(job.token, job_id)
+            if history is None and state in (JobState.ENDED, JobState.ABSENT):
+                history = self._history(experiment.name)
+            picture = RunPicture(
+                run_id=job.run_id,
+                state=states[job.run_id],
+                evidence=self._evidence(job),
+                job=self._living(job, state),
+                history=(history or {}).get(job.run_id, ()),
+            )
+            for action in decide(picture, retries, self.backend(job.backend).absence_deadline_s):
+                self._act(action, job)
+        self._complete_those_with_results(experiment.name)
+
+    def _poll(self, jobs: Sequence[JobRow]) -> dict[str, tuple[JobState, str]]:
+        by_backend: dict[str, list[JobRow]] = defaultdict(list)
+        for job in jobs:
+            by_backend[job.backend].append(job)
+        polled: dict[str, tuple[JobState, str]] = {job.token: (JobState.UNKNOWN, job.job_id) for job in jobs}
+        for name, group in by_backend.items():
+            polled.update(self.backend(name).poll([job.as_job(self._path(job)) for job in group]))
+        return polled
+
+    def _history(self, name: str) -> dict[str, list[EndedJob]]:
+        history: dict[str, list[EndedJob]] = defaultdict(list)
+        for job in self.ledger.ended_jobs(name):
+            if job.cause:
+                history[job.run_id].append(
+                    EndedJob(Cause(job.cause), job.first_step, job.last_step, job.stop_requested)
+                )
+        return history
+
+    def _evidence(self, job: JobRow) -> Evidence:
+        run_dir = RunDir(self._path(job))
+        attempt = None
+        for number in reversed(run_dir.attempt_numbers()):
+            record = run_dir.read_attempt(number)
+            if record is not None and record.token == job.token:
+                attempt = record
+                break
+        return Evidence(run_dir.result_path.exists(), attempt, run_dir.read_status())
+
+    def _living(self, job: JobRow, state: JobState) -> LivingJob:
+        now = self._clock()
+        return LivingJob(
+            token=job.token,
+            state=state,
+            age_s=now - job.created,
+            is_submitted=job.submitted is not None,
+            is_owner_alive=is_owner_alive(job.owner),
+            absent_s=None if job.absent_since is None else now - job.absent_since,
+            stop_requested=job.stop_requested,
+        )
+
+    def _act(self, action: object, job: JobRow) -> None:
+        match action:
+            case Move(run_id, state, reason):
+                self.ledger.move(run_id, state, reason, job.token)
+            case Absent(token, seconds):
+                self.ledger.job_absent(token, None if seconds is None else self._clock() - seconds)
+            case Revoke(end):
+                if self.backend(job.backend).revoke(job.as_job(self._path(job))):
+                    self._end(end)
+            case EndJob():
+                self._end(action)
+
+    def _end(self, end: EndJob) -> None:
+        ended = self.ledger.end_job(
+            end.token,
+            cause=end.cause,
+            detail=end.detail,
+            steps=(end.first_step, end.last_step),
+            next_state=end.next_state,
+            reason=end.reason,
+        )
+        if ended and end.cause is not Cause.DONE:
+            logger.info("run %s: attempt ended (%s): %s", end.run_id, end.cause, end.detail)
+
+    def _complete_those_with_results(self, name: str) -> None:
+        """A result file is proof, also when it came from another experiment, backend or ledger."""
+        for run in self.ledger.runs(name):
+            is_idle = not run.state.is_active and run.state is not RunState.COMPLETED
+            if is_idle and self.workspace.run_dir(run.run_id).result_path.exists():
+                self.ledger.move(run.run_id, RunState.COMPLETED, "")
+
+    # --- act --------------------------------------------------------------------------------------------------------
+
+    def _submit_ready(self, experiment: ExperimentRow) -> None:
+        ready = [run for run in self.ledger.runs(experiment.name) if run.state in READY]
+        if not ready:
+            return
+        options = experiment.settings["backend"]
+        backend = self.backend(options["name"])
+        candidates = [
+            JobRequest(
+                token=f"{run.run_id}-{uuid.uuid4().hex[:12]}",
+                run_id=run.run_id,
+                run_dir=self.workspace.run_dir(run.run_id).path,
+                shape=job_shape(run.resources),
+            )
+            for run in ready
+        ]
+        admitted = self.ledger.open_jobs(
+            experiment=experiment.name,
+            backend=backend.name,
+            candidates=candidates,
+            admit=partial(backend.admit, max_parallel=options.get("max_parallel")),
+            owner=self.owner,
+        )
+        if not admitted:
+            return
+        configs = self.ledger.configs([request.run_id for request in admitted])
+        for request in admitted:
+            write_spec(RunDir(request.run_dir), request.run_id, configs[request.run_id], experiment.provenance)
+        try:
+            job_ids = backend.submit(admitted)
+        except EnvironmentProblem:
+            # Intents without a job are revoked and planned again by a later pass, once the backend answers.
+            logger.exception("submission failed")
+            raise
+        for token, job_id in job_ids.items():
+            self.ledger.job_submitted(token, job_id)
+
+    def _stop(self, experiment: ExperimentRow) -> None:
+        jobs = [job for job in self.ledger.living_jobs(experiment.name) if job.experiment == experiment.name]
+        by_backend: dict[str, list[JobRow]] = defaultdict(list)
+        for job in jobs:
+            by_backend[job.backend].append(job)
+        for name, group in by_backend.items():
+            self.backend(name).cancel([job.as_job(self._path(job)) for job in group])
+        # Marked after the signal was sent: a controller that dies in between sends it again.
+        self.ledger.request_stop([job.token for job in jobs if not job.stop_requested])
+        if experiment.wanted is Wanted.CANCELLED:
+            wanted_elsewhere = self.ledger.wanted_by_others(experiment.name)
+            for run in self.ledger.runs(experiment.name):
+                if run.state in READY and run.run_id not in wanted_elsewhere:
+                    self.ledger.move(run.run_id, RunState.CANCELLED, "cancelled by the user")
+
+    def _path(self, job: JobRow) -> Path:
+        return self.workspace.run_dir(job.run_id).path
+
+
+def job_shape(resources: Mapping[str, Any]) -> JobShape:
+    """What a run's ``resources`` section asks of a backend."""
+    return JobShape(
+        nodes=resources["nodes"],
+        processes=resources["processes_per_node"] or max(1, resources["gpus_per_node"]),
+        cpus=resources["cpus_per_node"],
+        gpus=resources["gpus_per_node"],
+    )
+
+
+def owner_name() -> str:
+    """Names this controller's process for ever: host, process id, creation time."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+
+
+def is_owner_alive(owner: str) -> bool:
+    """Whether the controller may still live. One on another host is out of sight and gets the benefit of the doubt."""
+    host, pid, created = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(int(pid))
+        return abs(process.create_time() - float(created)) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def watch(
+    controller: Controller, name: str, *, on_step: Callable[[Snapshot], None], is_interrupted: Callable[[], bool]
+) -> Snapshot:
+    """Reconcile until nothing more happens without the user. The only place that sleeps.
+
+    Args:
+        on_step: called with the picture after each pass.
+        is_interrupted: asked after each pass; True pauses the experiment, and the watch goes on until its jobs have
+            saved their state and left.
+    """
+    interval = controller.backend(controller.ledger.experiment(name).settings["backend"]["name"]).poll_interval_s
+    while True:
+        if is_interrupted() and controller.ledger.experiment(name).wanted is Wanted.RUNNING:
+            controller.ledger.want(name, Wanted.PAUSED)
+        snapshot = controller.step(name)
+        on_step(snapshot)
+        if snapshot.is_settled:
+            return snapshot
+        time.sleep(interval)
+
+

@@ -1,0 +1,69 @@
+"""The workspace: one folder, on storage that all nodes share, with everything that belongs to a user's experiments."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import EnvironmentProblem
+from trainers.rundir import RunDir
+
+#: Environment variable that names the workspace where `--workspace` does not.
+WORKSPACE_VARIABLE = "SWEEP_WORKSPACE"
+DEFAULT_WORKSPACE = "sweeps"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Names of everything below one absolute folder."""
+
+    path: Path
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.path / "ledger.db"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.path / "runs"
+
+    @property
+    def collect_lock_path(self) -> Path:
+        """Held by the one process that collects from this workspace."""
+        return self.path / "collect.lock"
+
+    def run_dir(self, run_id: str) -> RunDir:
+        return RunDir(self.runs_dir / run_id)
+
+    def report_dir(self, experiment: str) -> Path:
+        return self.path / "reports" / experiment
+
+    def controller_log_path(self, experiment: str) -> Path:
+        """What a controller in the background prints."""
+        return self.path / "controllers" / f"{experiment}.log"
+
+
+def find_workspace(option: str | None) -> Workspace:
+    """The workspace that the option, else the environment, else the current folder names. Not created yet."""
+    return Workspace(Path(option or os.environ.get(WORKSPACE_VARIABLE) or DEFAULT_WORKSPACE).expanduser().absolute())
+
+
+def prepare_workspace(workspace: Workspace) -> None:
+    """Create the workspace's folders and prove that files can be written there.
+
+    Raises:
+        EnvironmentProblem: it cannot be created or written, or its disk is full.
+    """
+    try:
+        workspace.runs_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workspace.path) as probe:
+            probe.write(b"\0" * 65536)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"workspace {workspace.path} cannot be written: {error.strerror or error}; "
+            "free space, mend its permissions, or name another folder with --workspace"
+        ) from error
