@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.rundir import atomic
-from trainers.rundir.records import AttemptRecord, Claim, Manifest, Metric, Result, Status
+from trainers.rundir.records import AttemptRecord, Claim, Manifest, Metric, RankFailure, Result, Status
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class RunDir:
         """Standard output and error of one rank, together, in the order written."""
         return self.attempt_dir(number) / f"rank_{rank}.log"
 
+    def rank_failure_path(self, number: int, rank: int) -> Path:
+        """Why one rank of an attempt failed. Absent for a rank that finished, stopped on request, or just vanished."""
+        return self.attempt_dir(number) / f"rank_{rank}.failure.json"
+
     def launcher_log_path(self, number: int, node_rank: int = 0) -> Path:
         return self.attempt_dir(number) / f"launcher_{node_rank}.log"
 
@@ -121,6 +125,12 @@ class RunDir:
     def read_attempt(self, number: int) -> AttemptRecord | None:
         value = atomic.read_json(self.attempt_path(number))
         return None if value is None else AttemptRecord.from_json(value)
+
+    def read_rank_failures(self, number: int) -> list[RankFailure]:
+        """What the failed ranks of an attempt say, root causes first, then in the order of time."""
+        values = [atomic.read_json(path) for path in self.attempt_dir(number).glob("rank_*.failure.json")]
+        failures = [RankFailure.from_json(value) for value in values if value is not None]
+        return sorted(failures, key=lambda failure: (failure.is_consequence, failure.time, failure.rank))
 
     def read_metrics(self, start: int = 0, stop: int | None = None) -> list[Metric]:
         """Complete lines of the metrics file between two byte offsets, oldest first."""

@@ -157,6 +157,29 @@ class Claim(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankFailure(Record):
+    """``attempts/<n>/rank_<r>.failure.json``: what ended one rank. Written by the rank, or for it if it was killed.
+
+    Attributes:
+        rank: global rank.
+        reason: as in :class:`Status`; never ``preempted``.
+        message: one sentence for the user.
+        is_consequence: the rank failed because it lost another one, whose own account matters more.
+        time: seconds since the Unix epoch.
+    """
+
+    rank: int
+    reason: StopReason
+    message: str
+    is_consequence: bool = False
+    time: float = 0.0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return super().from_json({**value, "reason": StopReason(value["reason"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttemptRecord(Record):
     """``attempts/<n>/attempt.json``: one start of the run. Written by the launcher of the first node.
 
