@@ -1,0 +1,160 @@
+"""Tables and the live view, sized to the terminal. Pure: values in, renderables out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.controller import Snapshot
+from orchestrator.ledger import RunRow
+from orchestrator.plan import counts_by_state
+from orchestrator.state import RunState
+from trainers.rundir import Phase, Status
+
+STATE_STYLES: Mapping[RunState, str] = {
+    RunState.PLANNED: "dim",
+    RunState.SUBMITTING: "cyan",
+    RunState.QUEUED: "cyan",
+    RunState.RUNNING: "bold cyan",
+    RunState.COMPLETED: "green",
+    RunState.PREEMPTED: "yellow",
+    RunState.FAILED: "bold red",
+    RunState.CANCELLED: "dim yellow",
+    RunState.LOST: "red",
+}
+
+#: Running and troubled runs are shown before waiting ones, and finished ones last, when not all fit.
+_INTEREST = (
+    RunState.RUNNING,
+    RunState.FAILED,
+    RunState.LOST,
+    RunState.SUBMITTING,
+    RunState.QUEUED,
+    RunState.PREEMPTED,
+    RunState.PLANNED,
+    RunState.CANCELLED,
+    RunState.COMPLETED,
+)
+
+
+def console() -> Console:
+    """Standard output; colour and live drawing only on a terminal."""
+    return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """For scripts: one JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def summary_line(snapshot: Snapshot) -> Text:
+    """Experiment, number of runs, how many in each state."""
+    counts = counts_by_state(snapshot.states)
+    line = Text.assemble((snapshot.experiment.name, "bold"), f"  {len(snapshot.runs)} runs: ")
+    for position, (state, count) in enumerate(counts.items()):
+        line.append(", " if position else "").append(f"{count} {state}", style=STATE_STYLES[state])
+    return line
+
+
+def status_table(snapshot: Snapshot, *, max_rows: int | None = None, now: float | None = None) -> RenderableType:
+    """One row a run, in grid order; the most interesting ``max_rows`` of them if there are more."""
+    shown = list(snapshot.runs)
+    if max_rows is not None and len(shown) > max_rows:
+        ranked = sorted(shown, key=lambda run: (_INTEREST.index(run.state), run.position))[: max(1, max_rows - 1)]
+        shown = sorted(ranked, key=lambda run: run.position)
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    table.add_column("run", no_wrap=True)
+    for axis in snapshot.experiment.axes:
+        table.add_column(axis.removeprefix("data."), overflow="ellipsis", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("progress", no_wrap=True, min_width=16)
+    table.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)
+    for run in shown:
+        table.add_row(*_cells(run, snapshot, now if now is not None else time.time()))
+    hidden = len(snapshot.runs) - len(shown)
+    if hidden:
+        return Group(table, Text(f"… and {hidden} more runs", style="dim"))
+    return table
+
+
+def _cells(run: RunRow, snapshot: Snapshot, now: float) -> list[RenderableType]:
+    status = snapshot.statuses.get(run.run_id)
+    style = STATE_STYLES[run.state]
+    progress: RenderableType = ""
+    note = run.reason
+    if run.state is RunState.COMPLETED:
+        progress = ProgressBar(total=1, completed=1, width=16)
+    elif status is not None and status.total_steps:
+        progress = ProgressBar(total=status.total_steps, completed=status.step, width=16)
+        note = _progress_note(status, now)
+    axes = [run.axes.get(axis, "") for axis in snapshot.experiment.axes]
+    return [run.run_id, *axes, Text(str(run.state), style=style), progress, Text(note, style="dim")]
+
+
+def _progress_note(status: Status, now: float) -> str:
+    if status.phase is Phase.EVALUATING:
+        return "evaluating"
+    parts = [f"{status.step}/{status.total_steps}"]
+    if status.images_per_s > 0:
+        parts.append(f"{status.images_per_s:,.0f} img/s")
+    if status.loss is not None:
+        parts.append(f"loss {status.loss:.3f}")
+    silence = now - status.heartbeat
+    if silence > 60:
+        parts.append(f"silent for {duration(silence)}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """90 -> '1m30s', 4000 -> '1h06m': two units are enough for a glance."""
+    seconds = int(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    if seconds < 86400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"
+
+
+def plan_table(rows: Sequence[tuple[str, Mapping[str, str], str]], axes: Sequence[str]) -> Table:
+    """One row a planned run: id, what its axes say, and where it is."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    for axis in axes:
+        table.add_column(axis, overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for run_id, labels, state in rows:
+        table.add_row(run_id, *[labels.get(axis, "") for axis in axes], state)
+    return table
+
+
+def time_left(snapshot: Snapshot, started: float, done_at_start: float, now: float) -> str:
+    """Time left at the pace since ``started``, from the share of all steps that is done; empty before it can be told."""
+    total = done_share(snapshot)
+    gained = total - done_at_start
+    if gained <= 0 or now - started < 10:
+        return ""
+    return duration((1 - total) * (now - started) / gained)
+
+
+def done_share(snapshot: Snapshot) -> float:
+    """Share of the experiment's training that is done, counting each run alike."""
+    if not snapshot.runs:
+        return 1.0
+    share = 0.0
+    for run in snapshot.runs:
+        status = snapshot.statuses.get(run.run_id)
+        if run.state is RunState.COMPLETED:
+            share += 1
+        elif status is not None and status.total_steps:
+            share += status.step / status.total_steps
+    return share / len(snapshot.runs)
