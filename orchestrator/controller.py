@@ -115,7 +115,7 @@ class Controller:
         polled = self._poll(jobs)
         states = self.ledger.states([job.run_id for job in jobs])
         history: Mapping[str, list[EndedJob]] | None = None
-        retries = Retries(**experiment.settings.get("retries", {}))
+        retries = Retries(**experiment.settings["retries"])
         for job in jobs:
             state, job_id = polled[job.token]
             if state in (JobState.PENDING, JobState.RUNNING) and (job.submitted is None or job_id != job.job_id):
@@ -132,7 +132,6 @@ class Controller:
             )
             for action in decide(picture, retries, self.backend(job.backend).absence_deadline_s):
                 self._act(action, job)
-        self._complete_those_with_results(experiment.name)
 
     def _poll(self, jobs: Sequence[JobRow]) -> dict[str, tuple[JobState, str]]:
         by_backend: dict[str, list[JobRow]] = defaultdict(list)
@@ -197,13 +196,6 @@ class Controller:
         )
         if ended and end.cause is not Cause.DONE:
             logger.info("run %s: attempt ended (%s): %s", end.run_id, end.cause, end.detail)
-
-    def _complete_those_with_results(self, name: str) -> None:
-        """A result file is proof, also when it came from another experiment, backend or ledger."""
-        for run in self.ledger.runs(name):
-            is_idle = not run.state.is_active and run.state is not RunState.COMPLETED
-            if is_idle and self.workspace.run_dir(run.run_id).result_path.exists():
-                self.ledger.move(run.run_id, RunState.COMPLETED, "")
 
     # --- act --------------------------------------------------------------------------------------------------------
 

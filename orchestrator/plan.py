@@ -16,7 +16,7 @@ from trainers.rundir import AttemptRecord, Phase, Status, StopReason
 INTENT_DEADLINE_S = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Retries:
     """How often a run is started again by itself, for each cause of an attempt's end.
 
@@ -24,13 +24,13 @@ class Retries:
         without_progress: attempts in a row that bring no new step, whatever their cause, before the run is given up.
     """
 
-    failed: int = 2
-    preempted: int = 1000
-    timeout: int = 1000
-    node_fail: int = 10
-    out_of_memory: int = 1
-    lost: int = 5
-    without_progress: int = 3
+    failed: int
+    preempted: int
+    timeout: int
+    node_fail: int
+    out_of_memory: int
+    lost: int
+    without_progress: int
 
     def budget(self, cause: Cause) -> int:
         """Ends by this cause that are forgiven."""

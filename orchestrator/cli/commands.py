@@ -1,0 +1,271 @@
+"""What the subcommands do: open a session, call one function of the orchestrator, print."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.backends import create_backend
+from orchestrator.cli import display
+from orchestrator.cli.live import Interruption, drawing
+from orchestrator.cli.logs import find_run
+from orchestrator.cli.main import find_experiment
+from orchestrator.cli.session import Session, open_session
+from orchestrator.cli.tracking import Collecting, collect_once, make_report
+from orchestrator.controller import Snapshot, watch
+from orchestrator.experiment import Experiment, load_experiment
+from orchestrator.ledger import Wanted
+from orchestrator.plan import counts_by_state
+from orchestrator.state import RunState
+from orchestrator.submission import Submission, check, submit
+from orchestrator.workspace import find_workspace
+
+#: More rows than this are of no use to a reader; `--all` and `--json` print them.
+_MAX_PLAN_ROWS = 60
+
+
+def _load(file: Path, overrides: Sequence[str], backend: str | None) -> Experiment:
+    """The experiment, checked against this machine. Nothing is written."""
+    experiment = load_experiment(file, [*overrides, *([f"backend={backend}"] if backend else [])])
+    check(experiment, create_backend(experiment.backend.name))
+    return experiment
+
+
+def plan_file(
+    file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None, *, as_json: bool, show_all: bool
+) -> None:
+    """``sweep plan``. Reads the ledger if there is one, and creates nothing."""
+    experiment = load_experiment(file, [*overrides, *([f"backend={backend}"] if backend else [])])
+    cells = experiment.cells()
+    states: dict[str, RunState] = {}
+    if find_workspace(workspace).ledger_path.exists():
+        states = open_session(workspace).ledger.states([cell.run_id for cell in cells])
+    rows = [(cell.run_id, cell.axes, str(states.get(cell.run_id, RunState.PLANNED))) for cell in cells]
+    if as_json:
+        display.print_json(
+            {
+                "experiment": experiment.name,
+                "runs": [{"run_id": run_id, "axes": dict(axes), "state": state} for run_id, axes, state in rows],
+            }
+        )
+        return
+    console = display.console()
+    shown = rows if show_all else rows[:_MAX_PLAN_ROWS]
+    console.print(display.plan_table(shown, experiment.axes))
+    if len(shown) < len(rows):
+        console.print(f"… and {len(rows) - len(shown)} more (--all prints them)", style="dim")
+    num_done = sum(state is RunState.COMPLETED for state in states.values())
+    console.print(f"\n{experiment.name}: {len(rows)} runs, {num_done} done, {len(rows) - num_done} to do")
+
+
+def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None) -> int:
+    """``sweep run``: the exit code is 0 if every run is done, 1 if some are not, 130 after Ctrl-C."""
+    experiment = _load(file, overrides, backend)
+    session = open_session(workspace)
+    console = display.console()
+    with Collecting(session, experiment.name, experiment.tracking.uri) as collecting:
+        submission = submit(experiment, session.controller)
+        _print_submission(console, submission)
+        snapshot, is_interrupted = _watch(session, console, experiment.name, is_stopping=True)
+        collecting.finish()
+    console.print(display.summary_line(snapshot))
+    if is_interrupted:
+        console.print(f"stopped, every run's state is saved; `sweep run {file}` goes on", style="yellow")
+        return 130
+    _print_troubles(console, snapshot)
+    make_report(session, experiment.name, None, console)
+    return _exit_code(snapshot)
+
+
+def _watch(session: Session, console: Console, name: str, *, is_stopping: bool) -> tuple[Snapshot, bool]:
+    """Reconcile and draw until all is settled. Ctrl-C stops the jobs, or, without ``is_stopping``, only the watching."""
+    interruption = Interruption()
+
+    def is_pausing() -> bool:
+        if interruption.is_asked and not is_stopping:
+            raise KeyboardInterrupt
+        return interruption.is_asked
+
+    with interruption.listening(), drawing(console, interruption) as show:
+        snapshot = watch(session.controller, name, on_step=show, is_interrupted=is_pausing)
+    return snapshot, interruption.is_asked
+
+
+def _exit_code(snapshot: Snapshot) -> int:
+    return 0 if all(run.state is RunState.COMPLETED for run in snapshot.runs) else 1
+
+
+def _print_submission(console: Console, submission: Submission) -> None:
+    known = submission.num_runs - submission.num_new
+    line = f"{submission.name}: {submission.num_runs} runs, {submission.num_new} new"
+    if known:
+        line += f", {submission.num_completed} done already"
+    console.print(line)
+    if submission.num_failed:
+        console.print(
+            f"{submission.num_failed} runs failed earlier and are left alone; "
+            f"`sweep resume {submission.name}` tries them again",
+            style="yellow",
+        )
+
+
+def _print_troubles(console: Console, snapshot: Snapshot) -> None:
+    for run in snapshot.runs:
+        if run.state in (RunState.FAILED, RunState.LOST):
+            labels = " ".join(run.axes.values())
+            console.print(f"{run.run_id} ({labels}) {run.state}: {run.reason}", style="red", soft_wrap=True)
+            console.print(f"  sweep logs {run.run_id} shows what it printed", style="dim")
+
+
+def submit_file(
+    file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None, *, as_json: bool
+) -> None:
+    """``sweep submit``: one pass of the reconciler, and a controller in the background where the backend needs one."""
+    experiment = _load(file, overrides, backend)
+    session = open_session(workspace)
+    submission = submit(experiment, session.controller)
+    snapshot = _carry_on(session, experiment.name)
+    if as_json:
+        display.print_json({**asdict(submission), "states": _state_counts(snapshot)})
+        return
+    console = display.console()
+    _print_submission(console, submission)
+    console.print(display.summary_line(snapshot))
+    if not snapshot.is_settled:
+        console.print(f"`sweep watch {experiment.name}` shows how it goes", style="dim")
+
+
+def _carry_on(session: Session, name: str) -> Snapshot:
+    """Reconcile once; leave a controller in the background if the backend only starts jobs while one lives."""
+    snapshot = session.controller.step(name)
+    backend = session.controller.backend(snapshot.experiment.settings["backend"]["name"])
+    if backend.needs_controller and not snapshot.is_settled:
+        log_path = session.workspace.controller_log_path(name)
+        log_path.parent.mkdir(exist_ok=True)
+        with log_path.open("ab") as log:
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "orchestrator",
+                    "watch",
+                    name,
+                    f"--workspace={session.workspace.path}",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+    return snapshot
+
+
+def _state_counts(snapshot: Snapshot) -> dict[str, int]:
+    return {str(state): count for state, count in counts_by_state(snapshot.states).items()}
+
+
+def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
+    """``sweep status``: what the ledger and the run directories say now; no scheduler is asked, nothing changes."""
+    snapshot = session.controller.snapshot(find_experiment(session, name))
+    if as_json:
+        display.print_json(
+            {
+                "experiment": snapshot.experiment.name,
+                "wanted": snapshot.experiment.wanted,
+                "states": _state_counts(snapshot),
+                "runs": [_run_json(session, snapshot, run.run_id) for run in snapshot.runs],
+            }
+        )
+        return
+    console = display.console()
+    console.print(display.summary_line(snapshot))
+    console.print(display.status_table(snapshot))
+
+
+def _run_json(session: Session, snapshot: Snapshot, run_id: str) -> dict[str, Any]:
+    run = next(run for run in snapshot.runs if run.run_id == run_id)
+    status = snapshot.statuses.get(run_id)
+    return {
+        "run_id": run.run_id,
+        "axes": dict(run.axes),
+        "state": run.state,
+        "reason": run.reason,
+        "run_dir": str(session.workspace.run_dir(run.run_id).path),
+        "status": None if status is None else status.to_json(),
+    }
+
+
+def watch_experiment(session: Session, name: str | None) -> int:
+    """``sweep watch``: reconcile and draw until everything is settled."""
+    console = display.console()
+    try:
+        snapshot, _ = _watch(session, console, find_experiment(session, name), is_stopping=False)
+    except KeyboardInterrupt:
+        console.print("the jobs go on; `sweep watch` finds them again", style="dim")
+        return 130
+    console.print(display.summary_line(snapshot))
+    _print_troubles(console, snapshot)
+    return _exit_code(snapshot)
+
+
+def resume_experiment(session: Session, name: str | None, *, as_json: bool) -> None:
+    """``sweep resume``: fresh budgets for what stopped, then the same as ``submit``."""
+    found = find_experiment(session, name)
+    stopped = (RunState.PREEMPTED, RunState.FAILED, RunState.LOST, RunState.CANCELLED)
+    run_ids = [run.run_id for run in session.ledger.runs(found) if run.state in stopped]
+    count = session.ledger.reset(run_ids, "resumed by the user")
+    session.ledger.want(found, Wanted.RUNNING)
+    snapshot = _carry_on(session, found)
+    if as_json:
+        display.print_json({"experiment": found, "resumed": count, "states": _state_counts(snapshot)})
+        return
+    console = display.console()
+    console.print(f"{count} runs resumed" if count else "nothing to resume")
+    console.print(display.summary_line(snapshot))
+
+
+def cancel_experiment(session: Session, name: str | None) -> None:
+    """``sweep cancel``: wait until every job has saved its state and left."""
+    found = find_experiment(session, name)
+    session.ledger.want(found, Wanted.CANCELLED)
+    console = display.console()
+    snapshot, _ = _watch(session, console, found, is_stopping=True)
+    console.print(display.summary_line(snapshot))
+
+
+def show_run(session: Session, prefix: str, *, as_json: bool) -> None:
+    """``sweep show``."""
+    from orchestrator.cli.run_page import run_page, run_record
+
+    run = find_run(session, prefix)
+    record = run_record(session, run)
+    if as_json:
+        display.print_json(record)
+    else:
+        display.console().print(run_page(record))
+
+
+def collect_experiment(session: Session, name: str | None, *, follow: bool, as_json: bool) -> None:
+    """``sweep collect``."""
+    collect_once(session, find_experiment(session, name), follow=follow, as_json=as_json)
+
+
+def report_experiment(session: Session, name: str | None, output: Path | None, *, as_json: bool) -> None:
+    """``sweep report``."""
+    found = find_experiment(session, name)
+    paths = make_report(session, found, output, None if as_json else display.console())
+    if as_json:
+        display.print_json({"experiment": found, "files": [str(path) for path in paths]})
+
+
+def start_ui(session: Session, name: str | None, port: int | None) -> None:
+    """``sweep ui``: replaces this process by the server."""
+    from orchestrator.cli.tracking import serve_ui
+
+    serve_ui(session, find_experiment(session, name) if name else None, port)

@@ -1,0 +1,145 @@
+"""From a valid experiment to wishes in the ledger: the checks that need this machine, then one registration.
+
+Everything that can be known to be wrong is said before anything is written; afterwards the reconciler does the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.backends.base import Backend
+from orchestrator.controller import Controller, job_shape
+from orchestrator.errors import EnvironmentProblem, InputError
+from orchestrator.experiment import Cell, Experiment
+from orchestrator.ledger import JobRow, NewRun
+from orchestrator.spec import absolute_config, provenance
+from orchestrator.state import RunState
+from trainers.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a submission found: how many runs are new, and where the others were already."""
+
+    name: str
+    num_runs: int
+    num_new: int
+    num_completed: int
+    num_failed: int
+
+
+def check(experiment: Experiment, backend: Backend) -> None:
+    """Everything that this machine can tell to be wrong, before anything is written.
+
+    Raises:
+        InputError: a data set is not where the file says.
+        EnvironmentProblem: the backend can never run these jobs.
+    """
+    cells = experiment.cells()
+    _check_backend(experiment, cells, backend)
+    _check_data(experiment, cells)
+
+
+def submit(experiment: Experiment, controller: Controller) -> Submission:
+    """Record that these runs are wanted. Submitting twice is the same as submitting once."""
+    cells = experiment.cells()
+    ledger = controller.ledger
+    run_ids = [cell.run_id for cell in cells]
+    known = ledger.states(run_ids)
+    ledger.register(
+        name=experiment.name,
+        path=str(experiment.path),
+        text=experiment.text,
+        digest=experiment.digest,
+        axes=experiment.axes,
+        settings=experiment.settings(),
+        provenance=provenance(experiment),
+        new_runs=[
+            NewRun(
+                run_id=cell.run_id,
+                position=position,
+                axes=cell.axes,
+                config=absolute_config(cell.config),
+                resources=cell.resources.model_dump(mode="json"),
+            )
+            for position, cell in enumerate(cells)
+        ],
+    )
+    _recognise(controller, experiment.name, [run_id for run_id in run_ids if known.get(run_id) is not RunState.COMPLETED])
+    states = ledger.states(run_ids)
+    return Submission(
+        name=experiment.name,
+        num_runs=len(cells),
+        num_new=len(set(run_ids) - set(known)),
+        num_completed=sum(state is RunState.COMPLETED for state in states.values()),
+        num_failed=sum(state in (RunState.FAILED, RunState.LOST) for state in states.values()),
+    )
+
+
+def _check_backend(experiment: Experiment, cells: Iterable[Cell], backend: Backend) -> None:
+    for shape in {job_shape(cell.resources.model_dump(mode="json")) for cell in cells}:
+        for problem in backend.problems(shape):
+            raise EnvironmentProblem(f"{experiment.path}: {problem}")
+
+
+def _check_data(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    first_cells: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.config.data.name != "digits":
+            first_cells.setdefault(cell.config.data.root, cell)
+    for root, cell in first_cells.items():
+        if not Path(root).expanduser().exists():
+            raise InputError(
+                f"{experiment.position_of(cell, 'data.root')}: data.root={root} does not exist "
+                f"(looked for {Path(root).expanduser().absolute()}); "
+                f"data set {cell.config.data.name} must be there before a run can start"
+            )
+
+
+def _recognise(controller: Controller, name: str, run_ids: Sequence[str]) -> None:
+    """Believe the run directories: results are proof, and a living job that the ledger does not know is adopted.
+
+    This is how a ledger that was lost is rebuilt, and how runs of another experiment or machine count.
+    """
+    for run_id in run_ids:
+        run_dir = controller.workspace.run_dir(run_id)
+        if run_dir.result_path.exists():
+            controller.ledger.move(run_id, RunState.COMPLETED)
+        elif run_dir.attempts_dir.exists():
+            _adopt(controller, name, run_id, run_dir)
+
+
+def _adopt(controller: Controller, name: str, run_id: str, run_dir: RunDir) -> None:
+    numbers = run_dir.attempt_numbers()
+    attempt = run_dir.read_attempt(numbers[-1]) if numbers else None
+    if attempt is None or attempt.ended is not None:
+        return
+    controller.ledger.adopt_job(
+        JobRow(
+            token=attempt.token,
+            run_id=run_id,
+            experiment=name,
+            backend=attempt.backend,
+            job_id=attempt.job_id,
+            shape=job_shape(_shape_of_attempt(attempt.processes)),
+            devices=attempt.devices,
+            owner=controller.owner,
+            created=attempt.started,
+            submitted=time.time(),
+            absent_since=None,
+            stop_requested=False,
+            ended=None,
+            cause="",
+            detail="",
+            first_step=0,
+            last_step=0,
+        )
+    )
+
+
+def _shape_of_attempt(processes: int) -> Mapping[str, int]:
+    # The cores of a job that the ledger forgot are not on record; one each is what it holds at least.
+    return {"nodes": 1, "processes_per_node": processes, "cpus_per_node": processes, "gpus_per_node": 0}
