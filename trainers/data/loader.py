@@ -1,0 +1,200 @@
+"""Batches: two augmented views for training, plain images for evaluation.
+
+Which image goes where is arithmetic on (seed, epoch, step, rank), so an epoch can begin at any step, and neither the
+number of processes nor the number of loading workers changes a bit of the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainers import augment, rng
+from trainers.config import RunConfig, image_size
+from trainers.data.decoding import Batch, CentreCrops, Decoder, RandomCrops
+from trainers.data.images import ArrayImages, FileImages, ImageData, ImageSet
+from trainers.data.problem import DataProblem
+from trainers.data.subset import Subset
+from trainers.views import View, method_views
+
+Ints = npt.NDArray[np.int64]
+
+#: Decoded training images up to this size are kept on the GPU, so that no pixel travels during training.
+_RESIDENT_BYTES = 2 << 30
+
+
+class TrainLoader:
+    """The training batches of one rank.
+
+    Args:
+        data: the data set; ``subset`` numbers its training images.
+        subset: the images to train on.
+        config: of the run: batch size, seed, views, image size, workers.
+        rank, world_size: this process and the number of processes.
+        device: where the views are computed and delivered.
+
+    Attributes:
+        steps_per_epoch: whole batches in the subset; what is left over is visited in another epoch's order.
+
+    Raises:
+        DataProblem: the subset is smaller than one batch.
+        ValueError: the processes cannot share the batch equally.
+    """
+
+    def __init__(
+        self, data: ImageData, subset: Subset, config: RunConfig, *, rank: int, world_size: int, device: torch.device
+    ) -> None:
+        batch_size = config.train.batch_size
+        if batch_size % world_size:
+            raise ValueError(f"train.batch_size={batch_size} cannot be divided equally by {world_size} processes")
+        if batch_size > len(subset):
+            raise DataProblem(
+                f"train.batch_size={batch_size} is larger than the {len(subset)} training images that data.profile "
+                f"selects from {data.source}; use a smaller batch or more images"
+            )
+        self.steps_per_epoch = len(subset) // batch_size
+        self._subset, self._seed, self._batch_size = subset, config.seed, batch_size
+        self._rank, self._world_size = rank, world_size
+        recipe = _Recipe(method_views(config), config.seed, image_size(config.data), data.mean, data.std, device)
+        self._views: _ViewSource = (
+            _ArrayViews(data.train, recipe)
+            if isinstance(data.train, ArrayImages)
+            else _FileViews(data.train, recipe, config.runtime.workers)
+        )
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from ``first_step`` on, without computing those before.
+
+        Yields:
+            Two views of this rank's share of a global batch, (B / world_size, 3, S, S), float32, normalised. Rank r of
+            W has the images r, r + W, r + 2W, … of the batch.
+
+        Raises:
+            DataProblem: an image cannot be decoded.
+        """
+        order = rng.epoch_permutation(self._seed, epoch, len(self._subset))
+        yield from self._views.of([self._share(order, epoch, step) for step in range(first_step, self.steps_per_epoch)])
+
+    def _share(self, order: Ints, epoch: int, step: int) -> Batch:
+        whole = order[step * self._batch_size : (step + 1) * self._batch_size]
+        return Batch(epoch, self._subset.indices[whole[self._rank :: self._world_size]])
+
+
+def eval_batches(
+    images: ImageSet,
+    indices: Ints | None,
+    *,
+    batch_size: int,
+    size: int,
+    device: torch.device,
+    mean: Sequence[float],
+    std: Sequence[float],
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images as they are, in the order of ``indices`` (all in order if None), the last batch possibly short.
+
+    Decoded images are resized to ``size`` if they have another; files are resized to 256/224 of it and cropped.
+
+    Yields:
+        Images (B, 3, size, size), float32, normalised, and labels (B,), int64, both on ``device``.
+
+    Raises:
+        DataProblem: an image cannot be decoded.
+    """
+    chosen = np.arange(len(images)) if indices is None else indices
+    batches = [Batch(0, chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
+    for batch, pixels in zip(batches, _plain_pixels(images, batches, size, device, workers), strict=True):
+        labels = torch.from_numpy(images.labels[batch.indices]).to(device)
+        yield augment.resize_and_normalise(pixels.to(device, non_blocking=True), size, mean, std), labels
+
+
+def _plain_pixels(
+    images: ImageSet, batches: list[Batch], size: int, device: torch.device, workers: int
+) -> Iterator[Tensor]:
+    if isinstance(images, ArrayImages):
+        return (torch.from_numpy(_gather(images, batch.indices)) for batch in batches)
+    decoder = Decoder(CentreCrops(images, size), workers=workers, pinned=device.type == "cuda")
+    return decoder.decode(batches)
+
+
+def _gather(images: ArrayImages, indices: Ints) -> npt.NDArray[np.uint8]:
+    """(B, 3, H, W), in memory."""
+    return np.take(images.pixels, indices, axis=0)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What turns images into views, besides the images."""
+
+    views: tuple[View, View]
+    seed: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    device: torch.device
+
+
+class _ViewSource(Protocol):
+    def of(self, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both views of each batch."""
+
+
+class _ArrayViews:
+    """Views of decoded images. Workers would only copy, so there are none."""
+
+    def __init__(self, images: ArrayImages, recipe: _Recipe) -> None:
+        self._images, self._recipe = images, recipe
+        self._resident = None
+        if recipe.device.type == "cuda" and images.pixels.nbytes <= _RESIDENT_BYTES:
+            self._resident = torch.from_numpy(np.array(images.pixels)).to(recipe.device)
+
+    def of(self, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        recipe = self._recipe
+        for batch in batches:
+            yield augment.two_views(
+                self._pixels(batch.indices),
+                recipe.views,
+                seed=recipe.seed,
+                epoch=batch.epoch,
+                indices=batch.indices,
+                size=recipe.size,
+                mean=recipe.mean,
+                std=recipe.std,
+            )
+
+    def _pixels(self, indices: Ints) -> Tensor:
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self._recipe.device, non_blocking=True)]
+        pixels = torch.from_numpy(_gather(self._images, indices))
+        if self._recipe.device.type == "cuda":
+            return pixels.pin_memory().to(self._recipe.device, non_blocking=True)
+        return pixels
+
+
+class _FileViews:
+    """Views of files: cropped while decoding, coloured on the device."""
+
+    def __init__(self, images: FileImages, recipe: _Recipe, workers: int) -> None:
+        self._recipe = recipe
+        crops = RandomCrops(images, recipe.views, recipe.seed, recipe.size)
+        self._decoder = Decoder(crops, workers=workers, pinned=recipe.device.type == "cuda")
+
+    def of(self, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        recipe = self._recipe
+        for batch, crops in zip(batches, self._decoder.decode(batches), strict=True):
+            first, second = crops.to(recipe.device, non_blocking=True).unbind(0)
+            yield augment.two_views_of_crops(
+                (first, second),
+                recipe.views,
+                seed=recipe.seed,
+                epoch=batch.epoch,
+                indices=batch.indices,
+                mean=recipe.mean,
+                std=recipe.std,
+            )
