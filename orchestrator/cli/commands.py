@@ -20,7 +20,7 @@ from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.tracking import Collecting, collect_once, make_report
 from orchestrator.controller import Snapshot, watch
 from orchestrator.experiment import Experiment, load_experiment
-from orchestrator.ledger import Wanted
+from orchestrator.ledger import RunRow, Wanted
 from orchestrator.plan import counts_by_state
 from orchestrator.state import RunState
 from orchestrator.submission import Submission, check, submit
@@ -179,7 +179,7 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
                 "experiment": snapshot.experiment.name,
                 "wanted": snapshot.experiment.wanted,
                 "states": _state_counts(snapshot),
-                "runs": [_run_json(session, snapshot, run.run_id) for run in snapshot.runs],
+                "runs": [_run_json(session, snapshot, run) for run in snapshot.runs],
             }
         )
         return
@@ -188,9 +188,8 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
     console.print(display.status_table(snapshot))
 
 
-def _run_json(session: Session, snapshot: Snapshot, run_id: str) -> dict[str, Any]:
-    run = next(run for run in snapshot.runs if run.run_id == run_id)
-    status = snapshot.statuses.get(run_id)
+def _run_json(session: Session, snapshot: Snapshot, run: RunRow) -> dict[str, Any]:
+    status = snapshot.statuses.get(run.run_id)
     return {
         "run_id": run.run_id,
         "axes": dict(run.axes),
