@@ -1,0 +1,136 @@
+"""Batch normalisation whose statistics do not depend on the number of processes.
+
+:class:`GroupBatchNorm` takes statistics over fixed small groups of the global batch, as MoCo v2 and ISD do on several
+GPUs; :class:`SyncBatchNorm` over all of it, as MoCo v3 and SDSSL do. Both are plain batch normalisation in evaluation.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from trainers.distributed import gather_with_gradient, world_size
+
+
+class GroupBatchNorm(_BatchNorm):
+    """Batch normalisation over groups of ``group_size`` samples of the global batch, the same for any world size.
+
+    Of a global batch of B samples, group g holds the samples i with i mod (B / group_size) = g. Rank r of W holds the
+    samples i with i mod W = r, so whenever W divides the number of groups, each group lies whole on one rank and is
+    the same set of samples, whatever W is. The running statistics move by the mean over this rank's groups;
+    :func:`average_running_statistics` makes that the mean over all groups.
+
+    Accepts (B / W, C) and (B / W, C, H, W).
+
+    Args:
+        num_features: channels C.
+        group_size: samples per group; divides the local batch.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, group_size: int) -> None:
+        super().__init__(num_features)
+        self.group_size = group_size
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        groups = num_local_groups(len(input), self.group_size)
+        # Sample j of this rank belongs to group j mod groups, so samples-by-groups times channels is a mere view, and
+        # torch's kernel then keeps one pair of statistics per group and channel. (Of a channels-last tensor this is a
+        # copy: there, a sample's channels are not adjacent in memory.)
+        grouped = input.reshape(len(input) // groups, groups * self.num_features, *input.shape[2:])
+        mean, var = self.running_mean.repeat(groups), self.running_var.repeat(groups)
+        assert self.momentum is not None
+        normed = F.batch_norm(
+            grouped, mean, var, self.weight.repeat(groups), self.bias.repeat(groups), True, self.momentum, self.eps
+        )
+        # Running statistics are a linear average, so the mean of updated copies is the copy updated by the mean.
+        self.running_mean.copy_(mean.view(groups, -1).mean(0))
+        self.running_var.copy_(var.view(groups, -1).mean(0))
+        return normed.view(input.shape)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 4):
+            raise ValueError(f"group batch norm takes (B, C) or (B, C, H, W), got {tuple(input.shape)}")
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, group_size={self.group_size}"
+
+
+def num_local_groups(local_batch: int, group_size: int) -> int:
+    """Groups that this rank holds.
+
+    Raises:
+        ValueError: the groups cannot be laid out so that each lies on one rank.
+    """
+    groups, rest = divmod(local_batch, group_size)
+    if rest or not groups:
+        world = world_size()
+        batch = local_batch * world
+        raise ValueError(
+            f"{batch // group_size} batch-norm groups (train.batch_size={batch}, method.bn_group_size={group_size}) "
+            f"cannot be dealt to {world} processes; use a number of processes that divides the number of groups"
+        )
+    return groups
+
+
+@torch.no_grad()
+def average_running_statistics(module: nn.Module) -> None:
+    """Replace the running statistics of every :class:`GroupBatchNorm` by their mean over the ranks, in one message.
+
+    Called after each step it makes them what one process would have computed, and the same on every rank.
+    """
+    world = world_size()
+    if world == 1:
+        return
+    norms = [m for m in module.modules() if isinstance(m, GroupBatchNorm)]
+    statistics = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    if not statistics:
+        return
+    flat = torch.cat(statistics)
+    dist.all_reduce(flat)
+    averaged = torch.split(flat / world, [len(buffer) for buffer in statistics])
+    torch._foreach_copy_(statistics, list(averaged))
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch normalisation over the global batch; plain batch normalisation with one process.
+
+    torch's own synchronised version runs on CUDA only. On other devices this one gathers every rank's mean and
+    variance and combines them (Chan et al. 1979: no difference of large sums), with gradients through the gather.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return _BatchNorm.forward(self, input)
+        if input.is_cuda:
+            return super().forward(input)
+        return self._forward_gathered(input)
+
+    def _forward_gathered(self, input: Tensor) -> Tensor:
+        over = [dim for dim in range(input.dim()) if dim != 1]
+        variance, mean = torch.var_mean(input.float(), dim=over, correction=0)  # (C,) each
+        means, variances = gather_with_gradient(torch.stack([mean, variance])[None]).unbind(1)  # (W, C) each
+        mean = means.mean(0)
+        # Every rank holds the same number of samples, so pooling is a plain mean.
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        self._update_running(mean.detach(), variance.detach(), count=world_size() * input.numel() // input.shape[1])
+        shape = (1, -1, *(1,) * (input.dim() - 2))
+        normed = (input.float() - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            normed = normed * self.weight.view(shape) + self.bias.view(shape)
+        return normed.to(input.dtype)
+
+    def _update_running(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)

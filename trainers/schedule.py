@@ -1,0 +1,48 @@
+"""Learning rate, momentum and loss weight as pure functions of the step. They need no state in a checkpoint.
+
+Where code bases differ by one (``docs/methods.md``): here, epochs count from 0, the first step has the starting value,
+and the value that would belong to the step after the last one is never used.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+from trainers.config import Step, Train
+
+
+def learning_rate(train: Train, *, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of one optimizer step.
+
+    Args:
+        train: the schedule, its peak and the number of epochs.
+        step: optimizer steps done before this one, from 0.
+        steps_per_epoch: optimizer steps of one epoch.
+    """
+    epoch, schedule = step / steps_per_epoch, train.schedule
+    if isinstance(schedule, Step):
+        return train.learning_rate * schedule.factor ** bisect_right(
+            sorted(schedule.milestones), step // steps_per_epoch
+        )
+    warmup = schedule.warmup_epochs
+    if epoch < warmup:
+        return train.learning_rate * epoch / warmup
+    if schedule.per == "epoch":
+        epoch = max(float(step // steps_per_epoch), warmup)
+    return train.learning_rate * _half_cosine((epoch - warmup) / (train.epochs - warmup))
+
+
+def cosine_momentum(initial: float, fraction: float) -> float:
+    """Momentum of a teacher that slows down: ``initial`` at fraction 0 of the training, 1 at its end (MoCo v3)."""
+    return 1.0 - _half_cosine(fraction) * (1.0 - initial)
+
+
+def cosine_ramp(final: float, fraction: float) -> float:
+    """Weight that grows: 0 at fraction 0 of the training, ``final`` at its end (SDSSL)."""
+    return final * (1.0 - _half_cosine(fraction))
+
+
+def _half_cosine(fraction: float) -> float:
+    """1 at 0, 0 at 1."""
+    return 0.5 * (1.0 + math.cos(math.pi * fraction))
