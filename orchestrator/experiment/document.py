@@ -1,0 +1,181 @@
+"""An experiment file with everything it extends and every ``--set``, merged into one mapping of sections."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import InputError
+from orchestrator.experiment import source
+from orchestrator.experiment.nodes import Entry, ListNode, MapNode, Node, Position, ScalarNode, fail, kind, plain
+from orchestrator.experiment.schema import GRID_SECTIONS, TOP_LEVEL, Options
+from orchestrator.experiment.settings import at_path, expanded, merged, normalised
+from orchestrator.experiment.shape import SectionShape, closest, closest_path, section_shape
+from orchestrator.experiment.source import SourceFile
+from trainers.config import RunConfig
+
+MAX_FILES = 50
+
+RUN_SHAPE = section_shape(RunConfig)
+OPTIONS_SHAPE = section_shape(Options)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One ``--set`` of a setting of all runs.
+
+    Attributes:
+        path: dotted, without ``base.``.
+        value: as written, not normalised.
+    """
+
+    path: str
+    value: Node
+
+
+@dataclass(frozen=True)
+class Document:
+    """What the user wrote, in one piece.
+
+    Attributes:
+        files: the experiment file first, then what it extends, each file once.
+        root: the sections, merged; ``base`` is normalised and without dotted keys.
+        overrides: settings of runs given by ``--set``, in order.
+    """
+
+    files: tuple[SourceFile, ...]
+    root: MapNode
+    overrides: tuple[Override, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the bytes of all files, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{len(file.content)}:".encode() + file.content)
+        return digest.hexdigest()
+
+
+def read_document(name: str, assignments: Sequence[str], environment: Mapping[str, str]) -> Document:
+    """Read an experiment file, what it extends, and the ``key=value`` of each ``--set``.
+
+    Raises:
+        InputError: a file or an assignment cannot be read, or sets what does not exist.
+    """
+    files: dict[Path, SourceFile] = {}
+    root = _read_extended(name, environment, files, chain=())
+    overrides: list[Override] = []
+    for assignment in assignments:
+        keys, value = _parse_assignment(assignment, environment)
+        if keys[0] in TOP_LEVEL and keys[0] != "base":
+            root = _with_section(root, keys, value)
+        if keys[0] not in TOP_LEVEL or keys[0] in ("base", "resources"):
+            overrides.append(Override(".".join(keys[keys[0] == "base" :]), value))
+    return Document(tuple(files.values()), root, tuple(overrides))
+
+
+def _read_extended(
+    name: str, environment: Mapping[str, str], files: dict[Path, SourceFile], chain: tuple[tuple[Path, str], ...]
+) -> MapNode:
+    """The sections of a file over those of the files it extends, in order. Collects every file in ``files``."""
+    file = source.read_file(name, environment)
+    identity = file.path.resolve()
+    files.setdefault(identity, file)
+    if len(files) > MAX_FILES:
+        raise InputError(f"{name}: more than {MAX_FILES} files extend one another")
+    _check_top_level(file.root)
+    own = _normalised_sections(file.root)
+    result = MapNode({}, own.at)
+    for entry in _extended_names(file.root):
+        path = Path(name).parent / str(entry.value)
+        cycle = [*chain, (identity, name)]
+        if path.resolve() in [known for known, _ in cycle]:
+            names = " -> ".join([shown for _, shown in cycle] + [str(path)])
+            raise fail(entry.at, f"the files extend one another in a circle: {names}")
+        if not path.exists():
+            raise fail(entry.at, f"extends {entry.value}, and there is no file {path}")
+        result = _merged_sections(result, _read_extended(str(path), environment, files, tuple(cycle)))
+    return _merged_sections(result, own)
+
+
+def _check_top_level(root: MapNode) -> None:
+    for key, (at, _) in root.entries.items():
+        if key in TOP_LEVEL:
+            continue
+        near = closest(key, TOP_LEVEL)
+        if near is None:
+            place = key if key in RUN_SHAPE.fields else closest_path(key, RUN_SHAPE)
+            near = f"base.{place}" if place else None
+        hint = f"; did you mean {near}?" if near else ""
+        raise fail(at, f"{key} is not a section of an experiment file{hint} (sections: {', '.join(TOP_LEVEL)})")
+
+
+def _extended_names(root: MapNode) -> list[ScalarNode]:
+    node = root.get("extends")
+    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+        return []
+    items = node.items if isinstance(node, ListNode) else (node,)
+    result = []
+    for item in items:
+        if not isinstance(item, ScalarNode) or not isinstance(item.value, str):
+            raise fail(item.at, f"extends holds {kind(plain(item))}, where the path of a file is expected")
+        result.append(item)
+    return result
+
+
+def _normalised_sections(root: MapNode) -> MapNode:
+    entries = {key: Entry(at, _normalised_section(key, node)) for key, (at, node) in root.entries.items()}
+    entries.pop("extends", None)
+    return MapNode(entries, root.at)
+
+
+def _normalised_section(key: str, node: Node) -> Node:
+    if key == "base" and isinstance(node, MapNode):
+        return expanded(node, RUN_SHAPE)
+    return node if key in GRID_SECTIONS else normalised(node, OPTIONS_SHAPE.fields.get(key))
+
+
+def _merged_sections(below: MapNode, above: MapNode) -> MapNode:
+    entries = dict(below.entries)
+    for key, (at, node) in above.entries.items():
+        shape = RUN_SHAPE if key == "base" else OPTIONS_SHAPE.fields.get(key)
+        old = entries.get(key)
+        entries[key] = Entry(at, node if old is None else merged(old.node, node, shape))
+    return MapNode(entries, above.at)
+
+
+def _parse_assignment(assignment: str, environment: Mapping[str, str]) -> tuple[list[str], Node]:
+    at = Position(f"--set {assignment}")
+    key, equals, text = assignment.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise fail(at, "write --set key=value, such as --set train.epochs=5")
+    value = source.read_value(text, at.source, environment)
+    if keys[0] == "extends":
+        raise fail(at, "extends cannot be set; write it into the file")
+    if keys[0] == "base" and len(keys) == 1:
+        raise fail(at, "name the setting, such as --set train.epochs=5")
+    if keys[0] not in TOP_LEVEL and keys[0] not in RUN_SHAPE.fields:
+        near = closest_path(".".join(keys), RUN_SHAPE) or closest(keys[0], TOP_LEVEL)
+        raise fail(at, f"{'.'.join(keys)} is not a setting" + (f"; did you mean {near}?" if near else ""))
+    return keys, value
+
+
+def _with_section(root: MapNode, keys: Sequence[str], value: Node) -> MapNode:
+    """``root`` with one value replaced. The name of an axis has dots itself: ``grid.data.profile`` is two keys."""
+    section, rest = keys[0], list(keys[1:])
+    if section == "grid" and rest:
+        rest = [".".join(rest)]
+    if not rest and section in GRID_SECTIONS:
+        return MapNode({**root.entries, section: Entry(value.at, value)}, root.at)
+    if not rest:
+        value = normalised(value, OPTIONS_SHAPE.fields.get(section))
+    return _merged_sections(root, at_path([section, *rest], value, value.at))
+
+
+def options_root(root: MapNode) -> tuple[MapNode, SectionShape]:
+    """The typed sections alone, to be validated by :class:`~orchestrator.experiment.schema.Options`."""
+    entries = {key: entry for key, entry in root.entries.items() if key in OPTIONS_SHAPE.fields}
+    return MapNode(entries, root.at), OPTIONS_SHAPE

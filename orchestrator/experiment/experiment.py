@@ -1,0 +1,143 @@
+"""One experiment, read and validated: what every command of ``sweep`` starts from."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from orchestrator.experiment.axes import CELL_SHAPE, unknown_path
+from orchestrator.experiment.cells import Cell, Expansion, expand
+from orchestrator.experiment.document import OPTIONS_SHAPE, Document, read_document
+from orchestrator.experiment.explain import problems_of, raise_problems
+from orchestrator.experiment.grid import Grid, parse_grid
+from orchestrator.experiment.nodes import ListNode, MapNode, Problem, fail
+from orchestrator.experiment.schema import Backend, Options, Report, Resources, Retries, Tracking
+from orchestrator.experiment.settings import complete
+from orchestrator.experiment.shape import find
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one experiment file says.
+
+    Attributes:
+        path: the file.
+        text: its content, without what it extends.
+        digest: SHA-256 over the file and everything that it extends.
+        overrides: the ``key=value`` of each ``--set``.
+        options: the typed sections; also reachable one by one below.
+        grid: the rules that make the runs.
+    """
+
+    path: Path
+    text: str
+    digest: str
+    overrides: tuple[str, ...]
+    options: Options
+    grid: Grid
+
+    @property
+    def name(self) -> str:
+        return self.options.name
+
+    @property
+    def resources(self) -> Resources:
+        """What a run asks for, unless a rule of ``when`` says otherwise: see :attr:`Cell.resources`."""
+        return self.options.resources
+
+    @property
+    def backend(self) -> Backend:
+        return self.options.backend
+
+    @property
+    def tracking(self) -> Tracking:
+        return self.options.tracking
+
+    @property
+    def report(self) -> Report:
+        return self.options.report
+
+    @property
+    def retries(self) -> Retries:
+        return self.options.retries
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes, in order; the keys of every cell's ``axes``."""
+        return tuple(self.grid.axes)
+
+    @functools.cached_property
+    def expansion(self) -> Expansion:
+        """The runs, and how many cells each rule was about.
+
+        Raises:
+            InputError: a run is not valid, two are the same, or none is left.
+        """
+        return expand(self.grid)
+
+    def cells(self) -> list[Cell]:
+        """The runs in order, validated, with their ids.
+
+        Raises:
+            InputError: a run is not valid, two are the same, or none is left.
+        """
+        return self.expansion.cells
+
+
+def load_experiment(
+    path: str | Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Experiment:
+    """Read an experiment file. Its runs are expanded and validated by :meth:`Experiment.cells`.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key=value`` of each ``--set``, in order.
+        environment: for ``${env:NAME}``; this process's own if None.
+
+    Raises:
+        InputError: the file, or one that it extends, is not a valid experiment. One line for each of the first few
+            problems, with file, line and column.
+    """
+    document = read_document(str(path), overrides, os.environ if environment is None else environment)
+    return Experiment(
+        path=Path(path),
+        text=document.files[0].content.decode("utf-8-sig"),
+        digest=document.digest,
+        overrides=tuple(overrides),
+        options=_options(document),
+        grid=parse_grid(document),
+    )
+
+
+def _options(document: Document) -> Options:
+    entries = {key: entry for key, entry in document.root.entries.items() if key in OPTIONS_SHAPE.fields}
+    root = MapNode(entries, document.root.at)
+    if "name" not in entries:
+        raise fail(root.at, "the experiment has no name; add one, such as `name: my-experiment`")
+    try:
+        options = Options.model_validate(complete(root, OPTIONS_SHAPE))
+    except ValidationError as error:
+        raise_problems(problems_of(error, root, OPTIONS_SHAPE))
+        raise
+    raise_problems(_report_problems(root, options.report))
+    return options
+
+
+def _report_problems(root: MapNode, report: Report) -> list[Problem]:
+    """Rows, columns and ``over`` must name settings of a run."""
+    node = root.get("report")
+    if not isinstance(node, MapNode):
+        return []
+    problems = []
+    for key in ("rows", "columns", "over"):
+        place = node.get(key)
+        for number, path in enumerate(getattr(report, key)):
+            if place is not None and find(CELL_SHAPE, path.split(".")) is None:
+                at = place.items[number].at if isinstance(place, ListNode) else place.at
+                problems.append(Problem(at, f"report.{key}: {unknown_path(path)}"))
+    return problems

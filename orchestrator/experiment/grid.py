@@ -1,0 +1,161 @@
+"""The grid of an experiment as typed rules, read from the merged document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.experiment.axes import (
+    CELL_SHAPE,
+    SECTIONS,
+    AxisGroup,
+    Setting,
+    override_settings,
+    parse_groups,
+    pinned,
+    settings_of,
+)
+from orchestrator.experiment.document import Document
+from orchestrator.experiment.explain import raise_problems
+from orchestrator.experiment.labels import Distinguishing, distinguishing
+from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, ScalarNode, kind, plain
+from orchestrator.experiment.patterns import Pattern, parse_pattern
+from orchestrator.experiment.settings import expanded
+from orchestrator.experiment.shape import ComponentShape, SectionShape, Shape
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One item of ``when``: settings for the cells that match a pattern."""
+
+    pattern: Pattern
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One item of ``include``: a cell of its own, beside the product."""
+
+    at: Position
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything that the expansion needs.
+
+    Attributes:
+        start: where the experiment begins, for problems that nothing else can place.
+        base: what holds for all cells; None for a section of which nothing is written. Indexed as SECTIONS.
+        groups: the axes, the last one fastest.
+        axes: names of all axes in order, those that only ``include`` varies at the end; with what their labels show.
+        overrides: what ``--set`` changes; wins over everything.
+        is_pinned: whether ``--set`` may have made axes fall together.
+    """
+
+    start: Position
+    base: tuple[Node | None, ...]
+    groups: tuple[AxisGroup, ...]
+    axes: dict[str, Distinguishing]
+    rules: tuple[Rule, ...]
+    excludes: tuple[Pattern, ...]
+    extras: tuple[Extra, ...]
+    overrides: tuple[Setting, ...]
+
+    @property
+    def is_pinned(self) -> bool:
+        return bool(self.overrides)
+
+
+def parse_grid(document: Document) -> Grid:
+    """Read the sections of ``document`` that make runs.
+
+    Raises:
+        InputError: a section has the wrong form, or names what does not exist; the first few problems, one a line.
+    """
+    root = document.root
+    problems: list[Problem] = []
+    base = _parse_base(root, problems)
+    groups = parse_groups(root.get("grid"), root.get("zip"), problems)
+    rules = tuple(_parse_rules(root, problems))
+    excludes = tuple(parse_pattern(item, "exclude", problems) for item in _items(root, "exclude", problems))
+    includes = [(item, settings_of(item, problems)) for item in _mappings(root, "include", problems)]
+    raise_problems(problems)
+    return Grid(
+        start=root.at,
+        base=base,
+        groups=tuple(pinned(groups, document.overrides)),
+        axes=_axes(groups, [item for item, _ in includes]),
+        rules=rules,
+        excludes=excludes,
+        extras=tuple(Extra(item.at, settings) for item, settings in includes),
+        overrides=override_settings(document.overrides),
+    )
+
+
+def _items(root: MapNode, section: str, problems: list[Problem]) -> Iterable[Node]:
+    node = root.get(section)
+    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+        return ()
+    if isinstance(node, ListNode):
+        return node.items
+    problems.append(Problem(node.at, f"{section} is {kind(plain(node))}, where a list is expected"))
+    return ()
+
+
+def _mappings(root: MapNode, section: str, problems: list[Problem]) -> Iterable[MapNode]:
+    for item in _items(root, section, problems):
+        if isinstance(item, MapNode):
+            yield item
+        else:
+            found = kind(plain(item))
+            problems.append(Problem(item.at, f"{section} holds {found}, where a mapping of settings is expected"))
+
+
+def _parse_base(root: MapNode, problems: list[Problem]) -> tuple[Node | None, ...]:
+    node = root.get("base")
+    sections: list[Node | None] = [None] * len(SECTIONS)
+    sections[SECTIONS.index("resources")] = root.get("resources")
+    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+        return tuple(sections)
+    if not isinstance(node, MapNode):
+        problems.append(Problem(node.at, f"base is {kind(plain(node))}, where a mapping of settings is expected"))
+        return tuple(sections)
+    for key, (at, _) in node.entries.items():
+        if key == "resources":
+            problems.append(Problem(at, "resources is a section of the file, beside base and not inside it"))
+    for setting in settings_of(node, problems):
+        sections[setting.section] = setting.node
+    return tuple(sections)
+
+
+def _parse_rules(root: MapNode, problems: list[Problem]) -> Iterable[Rule]:
+    for item in _mappings(root, "when", problems):
+        condition, settings = item.get("if"), item.get("set")
+        if condition is None or not isinstance(settings, MapNode) or len(item.entries) != 2:
+            problems.append(
+                Problem(item.at, "a rule of when has two keys: {if: {method: isd}, set: {train.epochs: 5}}")
+            )
+            continue
+        yield Rule(parse_pattern(condition, "if", problems), settings_of(settings, problems))
+
+
+def _axes(groups: Iterable[AxisGroup], includes: Iterable[MapNode]) -> dict[str, Distinguishing]:
+    """Every axis with what its labels show; ``include`` may bring values to known axes, and axes of its own."""
+    values = {axis.name: list(axis.values) for group in groups for axis in group.axes}
+    for item in includes:
+        for path, node in _paths(expanded(item, CELL_SHAPE), CELL_SHAPE, frozenset(values)):
+            if not path.startswith("resources"):
+                values.setdefault(path, []).append(node)
+    return {name: distinguishing(nodes) for name, nodes in values.items()}
+
+
+def _paths(node: Node, shape: Shape | None, axes: Iterable[str], prefix: str = "") -> Iterable[tuple[str, Node]]:
+    """The settings below ``node`` as paths: down to an axis, a component that is named, or a plain option."""
+    is_component = isinstance(shape, ComponentShape) and isinstance(node, MapNode) and node.get("name") is not None
+    if prefix in axes or is_component or not isinstance(node, MapNode) or not node.entries:
+        yield prefix, node
+        return
+    for key, entry in node.entries.items():
+        below = shape.fields.get(key) if isinstance(shape, SectionShape) else None
+        yield from _paths(entry.node, below, axes, f"{prefix}.{key}" if prefix else key)

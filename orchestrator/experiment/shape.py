@@ -1,0 +1,141 @@
+"""Which settings exist, derived once from the typed models, so that no option is listed in two places.
+
+The shape answers what merging and messages need to know before anything is validated: where a component stands (a
+value that is a name, or a mapping with a name and that component's options), which options it has, and how a path such
+as ``data.profile`` is spelled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A place for a scalar or a list.
+
+    Attributes:
+        choices: the texts that are allowed there, if they are a closed set.
+    """
+
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SectionShape:
+    """A place for a mapping with fixed keys. With a ``name`` among them, ``x: a`` is short for ``x: {name: a}``."""
+
+    model: type[BaseModel]
+    fields: Mapping[str, Shape]
+
+    @property
+    def has_name(self) -> bool:
+        return "name" in self.fields
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentShape:
+    """A place for one of several components, told apart by ``name``.
+
+    Attributes:
+        default_name: the component that stands there when no name is written.
+    """
+
+    variants: Mapping[str, SectionShape]
+    default_name: str
+
+    @property
+    def has_name(self) -> bool:
+        return True
+
+
+Shape = Leaf | SectionShape | ComponentShape
+
+
+@functools.cache
+def section_shape(model: type[BaseModel]) -> SectionShape:
+    """The shape of a mapping that ``model`` validates."""
+    return SectionShape(model, {name: _field_shape(field) for name, field in model.model_fields.items()})
+
+
+def _field_shape(field: FieldInfo) -> Shape:
+    parts = _alternatives(field.annotation)
+    models = [part for part in parts if inspect.isclass(part) and issubclass(part, BaseModel)]
+    if field.discriminator is not None:
+        variants = {model.model_fields["name"].default: section_shape(model) for model in models}
+        default = field.get_default(call_default_factory=True, validated_data={})
+        return ComponentShape(variants, default.name if default is not None else next(iter(variants)))
+    if models:
+        return section_shape(models[0])
+    return Leaf(tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part)))
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def child(shape: Shape | None, key: str, name: str | None) -> Shape | None:
+    """The shape below ``key``, in the component called ``name`` where a component stands; None where there is none."""
+    if isinstance(shape, ComponentShape):
+        shape = shape.variants.get(shape.default_name if name is None else name)
+    return shape.fields.get(key) if isinstance(shape, SectionShape) else None
+
+
+def find(shape: Shape, keys: Iterable[str]) -> Shape | None:
+    """The shape at a path, in whichever component has it; None where no component has."""
+    found: list[Shape] = [shape]
+    for key in keys:
+        found = [below for place in found for below in _children(place, key)]
+    return found[0] if found else None
+
+
+def _children(shape: Shape, key: str) -> Iterator[Shape]:
+    if isinstance(shape, ComponentShape):
+        for variant in shape.variants.values():
+            yield from _children(variant, key)
+    elif isinstance(shape, SectionShape) and key in shape.fields:
+        yield shape.fields[key]
+
+
+def paths(shape: Shape, prefix: str = "") -> Iterator[str]:
+    """Every dotted path below ``shape``, the options of all components included; may repeat."""
+    if isinstance(shape, ComponentShape):
+        for variant in shape.variants.values():
+            yield from paths(variant, prefix)
+    elif isinstance(shape, SectionShape):
+        for key, below in shape.fields.items():
+            yield prefix + key
+            yield from paths(below, f"{prefix}{key}.")
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The nearest spelling of ``word`` among ``known``, or None if nothing is near."""
+    found = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def closest_path(path: str, shape: Shape) -> str | None:
+    """The nearest existing path: one that is spelled alike, or one that ends in the same word in another section."""
+    known = list(dict.fromkeys(paths(shape)))
+    last = path.rpartition(".")[2]
+    return (
+        next((candidate for candidate in known if candidate.rpartition(".")[2] == last), None)
+        or closest(path, known)
+        or next(
+            (candidate for candidate in known if candidate.rpartition(".")[2] == closest(last, _leaves(known))), None
+        )
+    )
+
+
+def _leaves(known: Iterable[str]) -> set[str]:
+    return {path.rpartition(".")[2] for path in known}
