@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -251,14 +252,14 @@ def _jittered(pixels: Tensor, view: View, stream: Stream) -> Tensor:
         if view.jitter[operation] > 0 and len(members := np.flatnonzero(order[:, place] == operation))
     ]
     # One transfer each for all steps: many small ones would cost more than the arithmetic.
-    lengths = [len(step.rows) for step in steps]
-    if not lengths:
+    if not steps:
         return pixels
-    where = _on_device(np.concatenate([step.rows for step in steps]), pixels).split(lengths)
-    factor = _on_device(np.concatenate([step.factors for step in steps]).astype(np.float32), pixels).split(lengths)
-    for step, rows_of_step, factors_of_step in zip(steps, where, factor, strict=True):
-        changed = _JITTER[step.operation](pixels[rows_of_step], factors_of_step[:, None, None, None])
-        pixels[rows_of_step] = changed
+    ends = list(accumulate(len(step.rows) for step in steps))
+    all_rows = _on_device(np.concatenate([step.rows for step in steps]), pixels)
+    all_factors = _on_device(np.concatenate([step.factors for step in steps]).astype(np.float32), pixels)
+    for step, start, end in zip(steps, [0, *ends], ends, strict=False):
+        where, factor = all_rows[start:end], all_factors[start:end, None, None, None]
+        pixels[where] = _JITTER[step.operation](pixels[where], factor)
     return pixels
 
 
@@ -275,13 +276,13 @@ def _jitter_factors(jitter: tuple[float, float, float, float], uniform: Floats) 
     """Factors from [max(0, 1 - a), 1 + a] for the first three operations, turns from [-a, a] for hue; (b, 4)."""
     lows = np.array([max(0.0, 1 - amount) for amount in jitter[:3]] + [-jitter[3]])
     highs = np.array([1 + amount for amount in jitter[:3]] + [jitter[3]])
-    return lows + (highs - lows) * uniform
+    return np.asarray(lows + (highs - lows) * uniform)
 
 
 def _luma(pixels: Tensor) -> Tensor:
     """(B, H, 3, W) to (B, H, 1, W)."""
-    red, green, blue = pixels.split(1, dim=2)
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    red, green, blue = pixels.chunk(3, dim=2)
+    return torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
 def _grayscale(pixels: Tensor) -> Tensor:
@@ -294,7 +295,7 @@ def _brightness(pixels: Tensor, factor: Tensor) -> Tensor:
 
 def _contrast(pixels: Tensor, factor: Tensor) -> Tensor:
     """Away from, or towards, the image's mean luma."""
-    red, green, blue = pixels.mean(dim=(1, 3), keepdim=True).split(1, dim=2)
+    red, green, blue = pixels.mean(dim=(1, 3), keepdim=True).chunk(3, dim=2)
     mean = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
     return pixels.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
 

@@ -61,7 +61,7 @@ class Stream:
         """Draws number ``first`` … ``first + count - 1`` of each sample, (n, count), uniform in [0, 1)."""
         places = np.arange(first + 1, first + count + 1, dtype=np.uint64) * _INCREMENT
         bits = _mix(self.keys[:, None] + places)
-        return (bits >> np.uint64(11)) * 2.0**-53
+        return np.asarray((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def _sequence(seed: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from trainers.data.problem import DataProblem
 
@@ -19,20 +20,25 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 class Archive(Protocol):
-    """A read-only tree of files. Names use ``/``."""
+    """A read-only tree of files. Names use ``/``; hidden files and folders are not seen.
 
-    def sizes(self) -> Mapping[str, int]:
-        """Size in bytes of every image file, by name, in no particular order."""
+    Every method raises :class:`DataProblem` for what cannot be read.
+    """
+
+    def folders(self, inside: str = "") -> list[str]:
+        """Names of the folders directly inside a folder (``""``, or a name that ends in ``/``), sorted."""
+
+    def images(self, inside: str) -> list[str]:
+        """Full names of all image files below a folder, sorted."""
+
+    def size(self, name: str) -> int:
+        """Size of a file in bytes."""
 
     def read(self, name: str) -> bytes:
-        """The content of a file.
-
-        Raises:
-            DataProblem: the file cannot be read.
-        """
+        """The content of a file."""
 
     def locate(self, name: str) -> str:
-        """Where a file is, for messages."""
+        """Where a file or folder is, for messages."""
 
 
 class Folder:
@@ -41,17 +47,42 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def sizes(self) -> Mapping[str, int]:
-        return dict(_walk(str(self._path), ""))
+    def folders(self, inside: str = "") -> list[str]:
+        try:
+            with os.scandir(self._path / inside) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        except OSError as error:
+            raise self._unreadable(inside, error) from error
+
+    def images(self, inside: str) -> list[str]:
+        return sorted(self._walk(inside))
+
+    def size(self, name: str) -> int:
+        try:
+            return (self._path / name).stat().st_size
+        except OSError as error:
+            raise self._unreadable(name, error) from error
 
     def read(self, name: str) -> bytes:
         try:
             return (self._path / name).read_bytes()
         except OSError as error:
-            raise DataProblem(f"{self.locate(name)} cannot be read: {error.strerror}") from error
+            raise self._unreadable(name, error) from error
 
     def locate(self, name: str) -> str:
         return str(self._path / name)
+
+    def _walk(self, inside: str) -> Iterator[str]:
+        # Links to folders are followed: data sets are often put together from links.
+        for folder in self.folders(inside):
+            yield from self._walk(f"{inside}{folder}/")
+        with os.scandir(self._path / inside) as entries:
+            for entry in entries:
+                if _is_image(entry.name) and not entry.is_dir():
+                    yield inside + entry.name
+
+    def _unreadable(self, name: str, error: OSError) -> DataProblem:
+        return DataProblem(f"{self.locate(name)} cannot be read: {error.strerror}")
 
 
 class Zip:
@@ -60,22 +91,34 @@ class Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._opened: tuple[int, zipfile.ZipFile] | None = None
+        self._visible: list[str] | None = None
 
-    def sizes(self) -> Mapping[str, int]:
-        return {
-            entry.filename: entry.file_size
-            for entry in self._file().infolist()
-            if entry.filename.lower().endswith(IMAGE_SUFFIXES)
-        }
+    def folders(self, inside: str = "") -> list[str]:
+        below = (name[len(inside) :] for name in self._names() if name.startswith(inside))
+        return sorted({name.split("/", 1)[0] for name in below if "/" in name})
+
+    def images(self, inside: str) -> list[str]:
+        return sorted(name for name in self._names() if name.startswith(inside) and _is_image(name))
+
+    def size(self, name: str) -> int:
+        return self._file().getinfo(name).file_size
 
     def read(self, name: str) -> bytes:
         try:
             return self._file().read(name)
-        except (OSError, zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError) as error:
+        # Besides its own error, zipfile raises what its decompressors raise, and others for encrypted members.
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise DataProblem(f"{self.locate(name)} cannot be read: {error}") from error
 
     def locate(self, name: str) -> str:
-        return f"{self._path}:{name}"
+        return f"{self._path}:{name}" if name else str(self._path)
+
+    def _names(self) -> list[str]:
+        if self._visible is None:
+            self._visible = [
+                name for name in self._file().namelist() if not name.startswith(("__MACOSX/", ".")) and "/." not in name
+            ]
+        return self._visible
 
     def _file(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -104,30 +147,24 @@ def decode(archive: Archive, name: str) -> Image.Image:
     """An image as RGB, whole.
 
     Raises:
-        DataProblem: the file cannot be read, or is no image.
+        DataProblem: the file cannot be read, or is no whole image.
     """
-    data = archive.read(name)
+    content = archive.read(name)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(content)) as image:
             return image.convert("RGB")
-    # What PIL raises for damaged files: its own errors, and those of the parsers of single formats.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "it is no image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    # Besides its own errors, PIL raises what the parsers of single formats stumble over.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataProblem(
-            f"{archive.locate(name)} ({len(data)} bytes) cannot be decoded: {reason}; replace or remove the file"
+            f"{archive.locate(name)} ({len(content)} bytes) cannot be decoded: {reason}; replace or remove the file"
         ) from error
 
 
 def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """(3, H, W), not copied where that is possible."""
+    """(3, H, W), a view of the image's own memory where that is possible."""
     return np.asarray(image, np.uint8).transpose(2, 0, 1)
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Image files below a folder. Links to folders are followed, as people link data sets together."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file():
-                yield prefix + entry.name, entry.stat().st_size
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")

@@ -34,7 +34,7 @@ class KnnResult:
 
     def metrics(self) -> dict[str, float]:
         """``top1`` and the groups by name."""
-        return {"top1": self.top1, **self.groups}
+        return {"top1": self.top1, **{str(group): accuracy for group, accuracy in self.groups.items()}}
 
 
 def knn_predict(
@@ -73,7 +73,7 @@ def _nearest(bank: Tensor, queries: Tensor, k: int, chunk: int) -> tuple[Tensor,
     bank = F.normalize(bank, dim=1).T  # (d, N)
     parts = [
         torch.topk(F.normalize(part, dim=1) @ bank, min(k, bank.shape[1]), dim=1, sorted=True)
-        for part in queries.split(chunk)
+        for part in (queries[start : start + chunk] for start in range(0, len(queries), chunk))
     ]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
