@@ -1,0 +1,234 @@
+"""Reading and writing one MLflow experiment through :class:`MlflowClient` with explicit ids.
+
+Every write here may be repeated: it then finds what it would have made. MLflow's fluent API, with its global active
+run, is not used anywhere.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.collect.artifacts import Artifact, tail
+from orchestrator.collect.payload import (
+    MLFLOW_PARENT_TAG,
+    PARENT_ROLE,
+    ROLE_TAG,
+    RUN_ID_TAG,
+    DatasetInput,
+    Facts,
+    Point,
+)
+from orchestrator.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+#: What MLflow's REST API takes in one request.
+MAX_BATCH = 1000
+_PAGE = 1000
+#: Characters that MLflow refuses in the name of a logged model.
+_REFUSED_IN_NAMES = str.maketrans(dict.fromkeys("/:.%\"'", "_"))
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """Weights to be stored as a logged model.
+
+    Attributes:
+        weights: a safetensors file.
+        flavor: what is needed to build the network that the weights fit (plain JSON values).
+        step: optimizer step of the weights.
+    """
+
+    name: str
+    weights: Path
+    flavor: Mapping[str, Any]
+    params: Mapping[str, str]
+    step: int
+
+
+@dataclass(frozen=True)
+class MlflowStore:
+    """One MLflow experiment in one store."""
+
+    client: MlflowClient
+    experiment_id: str
+
+    # --- finding and creating -----------------------------------------------------------------------------------------
+
+    def living_run(self, mlflow_run_id: str) -> Run | None:
+        """The run, or None if it was deleted or never was in this store."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(mlflow_run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        is_ours = run.info.lifecycle_stage == "active" and run.info.experiment_id == self.experiment_id
+        return run if is_ours else None
+
+    def find_parent(self) -> str | None:
+        """MLflow's id of the experiment's parent run; the oldest, should there be two."""
+        found = list(self._search(f"tags.`{ROLE_TAG}` = '{PARENT_ROLE}'"))
+        return found[0].info.run_id if found else None
+
+    def find_children(self, parent_id: str) -> dict[str, str]:
+        """Our run id -> MLflow's id, of every child of the parent; the oldest, should there be two."""
+        children: dict[str, str] = {}
+        for run in self._search(f"tags.`{MLFLOW_PARENT_TAG}` = '{parent_id}'"):
+            children.setdefault(run.data.tags.get(RUN_ID_TAG, ""), run.info.run_id)
+        return children
+
+    def create_run(self, name: str, started_ms: int, tags: Mapping[str, str]) -> str:
+        """A new run, with the tags by which it is found again from its first instant on."""
+        run = self.client.create_run(self.experiment_id, start_time=started_ms, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
+
+    def _search(self, condition: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], condition, max_results=_PAGE, order_by=["attributes.start_time"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def log_points(self, run_id: str, points: Iterable[Point], model_id: str | None = None) -> int:
+        """Add points in batches; equal points are stored once. Returns how many were sent."""
+        from mlflow.entities import Metric
+
+        sent = 0
+        remaining = iter(points)
+        while batch := [
+            Metric(point.key, point.value, point.timestamp_ms, point.step, model_id=model_id)
+            for point in islice(remaining, MAX_BATCH)
+        ]:
+            self.client.log_batch(run_id, metrics=batch)
+            sent += len(batch)
+        return sent
+
+    def log_missing_params(self, run: Run, params: Mapping[str, str]) -> None:
+        """Add the parameters that the run does not have; those that it has can never change."""
+        from mlflow.entities import Param
+
+        missing = [Param(key, value) for key, value in params.items() if key not in run.data.params]
+        if missing:
+            self.client.log_batch(run.info.run_id, params=missing)
+
+    def set_facts(self, run_id: str, facts: Facts) -> None:
+        """Tags first, then the status: a run that shows as finished has everything."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in facts.tags.items()])
+        if facts.ended_ms is None:
+            self.client.update_run(run_id, status=facts.status)
+        else:
+            self.client.set_terminated(run_id, facts.status, facts.ended_ms)
+
+    def log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
+        """Add what the run trains on as its dataset input."""
+        from mlflow.entities import Dataset, InputTag
+        from mlflow.entities import DatasetInput as MlflowInput
+
+        entity = Dataset(dataset.name, dataset.digest, "local", dataset.source, profile=dataset.profile)
+        self.client.log_inputs(run_id, [MlflowInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+    def upload(self, run_id: str, artifact: Artifact) -> None:
+        """Store an artifact, in place of an older one of the same name."""
+        folder = artifact.folder or None
+        if artifact.max_bytes is None:
+            self.client.log_artifact(run_id, str(artifact.path), folder)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / artifact.path.name
+            copy.write_bytes(tail(artifact.path, artifact.max_bytes))
+            self.client.log_artifact(run_id, str(copy), folder)
+
+    def upload_text(self, run_id: str, text: str, name: str) -> None:
+        """Store a text as an artifact."""
+        self.client.log_text(run_id, text, name)
+
+    def log_model(self, run: Run, model: LoggedModel) -> str:
+        """Store the weights as a logged model that the run put out. Returns MLflow's id of it."""
+        from mlflow.entities import LoggedModelOutput
+
+        run_id = run.info.run_id
+        model_id = self._find_model(run_id) or self._create_model(run_id, model)
+        self._upload_model(run_id, model_id, model)
+        self.client.finalize_logged_model(model_id, "READY")
+        known = run.outputs.model_outputs if run.outputs is not None else []
+        if model_id not in {output.model_id for output in known}:
+            self.client.log_outputs(run_id, [LoggedModelOutput(model_id, model.step)])
+        return model_id
+
+    def _find_model(self, run_id: str) -> str | None:
+        found = self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+        return str(found[0].model_id) if found else None
+
+    def _create_model(self, run_id: str, model: LoggedModel) -> str:
+        created = self.client.create_logged_model(
+            self.experiment_id,
+            name=model.name.translate(_REFUSED_IN_NAMES),
+            source_run_id=run_id,
+            params=dict(model.params),
+            model_type="encoder",
+        )
+        return str(created.model_id)
+
+    def _upload_model(self, run_id: str, model_id: str, model: LoggedModel) -> None:
+        """The weights, and the ``MLmodel`` file that says what they are. No pickle: safetensors and YAML."""
+        from mlflow.models.model import Model
+
+        description = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
+        description.add_flavor("safetensors", weights=model.weights.name, **model.flavor)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "MLmodel"
+            description.save(str(path))
+            self.client.log_model_artifact(model_id, str(model.weights))
+            self.client.log_model_artifact(model_id, str(path))
+
+
+def open_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> MlflowStore:
+    """The MLflow experiment of this name, created if there is none.
+
+    Raises:
+        EnvironmentProblem: it was deleted in MLflow, where its name is still taken.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return MlflowStore(client, client.create_experiment(name, artifact_location=artifact_root))
+        except MlflowException as error:
+            # Another workspace on the same server may have been a moment faster.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise EnvironmentProblem(
+            f"MLflow experiment {name} was deleted and still holds its name; restore it "
+            "(mlflow experiments restore) or delete it for good (mlflow gc), then collect again"
+        )
+    return MlflowStore(client, found.experiment_id)
+
+
+def history(store: MlflowStore, run_id: str, keys: Sequence[str]) -> list[Point]:
+    """Every point that the store holds of a run under the given names."""
+    return [
+        Point(metric.key, metric.value, metric.timestamp, metric.step)
+        for key in keys
+        for metric in store.client.get_metric_history(run_id, key)
+    ]

@@ -1,0 +1,197 @@
+"""The tracking store: which one an experiment means, whether it answers, and one quiet MLflow client for it.
+
+Nothing here imports MLflow before :func:`connect`: its import alone takes seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from orchestrator.errors import EnvironmentProblem, InputError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+#: SQL stores keep an equal point once, and so does a tracking server in front of one. MLflow's file store does not.
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PROBE_TIMEOUT_S = 5.0
+
+#: For this process and its children, unless the user chose otherwise. MLflow's own defaults block for minutes when a
+#: server is down (7 retries of 120 s), and send usage statistics to a host on the internet.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def store_uri(uri: str | None, workspace: Path) -> str:
+    """The tracking URI in full: a relative sqlite path is below the workspace, and so is the default store.
+
+    Raises:
+        InputError: MLflow cannot be reached that way, or keeps points twice there.
+    """
+    if uri is None:
+        return f"sqlite:///{workspace / 'mlflow.db'}"
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        if not urlsplit(uri).hostname:
+            raise InputError(f"tracking.uri={uri} names no host; write it like http://tracking.example.org:5000")
+        return uri.rstrip("/")
+    dialect = scheme.partition("+")[0]
+    if dialect not in _DATABASES:
+        raise InputError(
+            f"tracking.uri={uri} is not a store that keeps every metric point once; "
+            "use sqlite:///<file>, postgresql://..., mysql://... or http(s)://<tracking server>"
+        )
+    if dialect != "sqlite":
+        return uri
+    path = _sqlite_path(uri)
+    if path is None:
+        raise InputError(f"tracking.uri={uri} names no file; write it like sqlite:///mlflow.db")
+    return f"{scheme}:///{workspace / path}"
+
+
+def artifact_root(uri: str, workspace: Path) -> str | None:
+    """Where artifacts of new MLflow experiments go: the workspace for databases, the server's choice otherwise."""
+    return None if uri.startswith("http") else str(workspace / "mlartifacts")
+
+
+def check_store(uri: str) -> None:
+    """Prove in a few seconds, without importing MLflow, that the store of a full URI can be used.
+
+    Raises:
+        EnvironmentProblem: it does not answer, or its folder cannot be written.
+    """
+    parts = urlsplit(uri)
+    dialect = parts.scheme.partition("+")[0]
+    if dialect in ("http", "https"):
+        _check_server(uri)
+    elif dialect == "sqlite":
+        _check_file(_sqlite_path(uri) or Path())
+    else:
+        _check_port(uri, parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[dialect])
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client for the store of a full URI. The first in a process takes seconds: MLflow is imported for it.
+
+    Raises:
+        EnvironmentProblem: the store does not answer or is of another MLflow version.
+    """
+    check_store(uri)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Each creation of a database is announced line by line, and each refused statement with its traceback; what
+        # matters of it reaches the user as one of our errors.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+        except MlflowException as error:
+            raise EnvironmentProblem(f"tracking store {redacted(uri)} cannot be used: {first_line(error)}") from error
+    return client
+
+
+def redacted(uri: str) -> str:
+    """The URI without its password, for messages."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    return uri.replace(f":{parts.password}@", ":***@", 1)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the SQL statement or page of HTML that may follow."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextmanager
+def held(lock_path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, waiting for as long as another process holds it. The kernel frees it at death.
+
+    MLflow gives no way to create a run under a name of our own, so that "look for it, then create it" needs a single
+    writer.
+    """
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock_path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    """The file behind ``sqlite:///relative`` or ``sqlite:////absolute``; None where there is none."""
+    _, separator, path = uri.partition(":///")
+    name = path.partition("?")[0]
+    return Path(name) if separator and name and name != ":memory:" else None
+
+
+def _check_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=_PROBE_TIMEOUT_S):  # noqa: S310 - the scheme is http(s)
+            return
+    except urllib.error.HTTPError as error:
+        # A server behind a login or a proxy may refuse /health and still be there; one in trouble says 5xx.
+        if error.code < 500:
+            return
+        reason = f"HTTP status {error.code}"
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+    raise EnvironmentProblem(
+        f"tracking server {redacted(uri)} does not answer ({reason}); start it or correct tracking.uri. "
+        "What the runs measured is kept in their folders until it answers"
+    )
+
+
+def _check_port(uri: str, host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S).close()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"tracking database {redacted(uri)} does not answer at {host}:{port} ({error}); "
+            "start it or correct tracking.uri"
+        ) from error
+
+
+def _check_file(path: Path) -> None:
+    """SQLite needs to write beside the file too, for its journal."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.exists():
+            with open(path, "r+b") as file:
+                header = file.read(16)
+            if header and not header.startswith(b"SQLite format 3"):
+                raise EnvironmentProblem(f"tracking store {path} is not an SQLite database; name another file")
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"tracking store {path} cannot be written ({error.strerror or error}); "
+            "mend its permissions or set tracking.uri to another file"
+        ) from error

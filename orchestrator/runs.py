@@ -1,0 +1,82 @@
+"""What collection and the report see of an experiment and of its runs: a snapshot of the ledger, beside the files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.state import RunState
+from trainers.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run of an experiment.
+
+    Attributes:
+        position: place in the grid, from 0.
+        axes: axis name -> label of this run's value, in the order of the grid.
+        state, reason: the ledger's state, and one sentence where the state needs one.
+        backend, job_id: where the latest attempt was sent; empty before the first.
+        attempts: starts so far.
+    """
+
+    run_id: str
+    position: int
+    axes: Mapping[str, str]
+    state: RunState
+    reason: str
+    backend: str
+    job_id: str
+    attempts: int
+    run_dir: RunDir
+
+    @property
+    def name(self) -> str:
+        """For people: the labels of the axes, with the axis where the label alone is a bare number."""
+        parts = [_speaking(axis, label) for axis, label in self.axes.items()]
+        return " · ".join(parts) or self.run_id
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The ``report`` section of an experiment file.
+
+    Attributes:
+        rows, columns: names of axes.
+        metrics: names of metrics; the first is the headline.
+        over: axes whose runs are averaged.
+    """
+
+    rows: tuple[str, ...] = ("method",)
+    columns: tuple[str, ...] = ("data.profile",)
+    metrics: tuple[str, ...] = ("eval/knn/top1",)
+    over: tuple[str, ...] = ("seed",)
+
+
+@dataclass(frozen=True)
+class ExperimentView:
+    """One experiment as its file says.
+
+    Attributes:
+        file_text, file_path: the experiment file as it was submitted.
+        axes: names of the grid's axes, in file order.
+    """
+
+    name: str
+    file_text: str
+    file_path: Path
+    axes: tuple[str, ...]
+    report: ReportOptions = ReportOptions()
+
+
+def count_states(runs: Iterable[RunView]) -> dict[RunState, int]:
+    """Number of runs in each state, every state named."""
+    counts = Counter(run.state for run in runs)
+    return {state: counts[state] for state in RunState}
+
+
+def _speaking(axis: str, label: str) -> str:
+    return label if any(character.isalpha() for character in label) else f"{axis.rpartition('.')[2]}={label}"
