@@ -28,7 +28,11 @@ _HASH_BLOCK = 1 << 20
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be written, or belongs to another run; the message is one sentence for the user."""
+    """A checkpoint cannot be used or written; the message is one sentence for the user."""
+
+
+class ForeignCheckpoint(CheckpointError):  # noqa: N818 - reads as what was found
+    """The checkpoint belongs to another run."""
 
 
 class Checkpoints:
@@ -50,7 +54,7 @@ class Checkpoints:
         """The newest checkpoint that is whole; every damaged one before it is named in the log. None if there is none.
 
         Raises:
-            CheckpointError: it belongs to another run.
+            ForeignCheckpoint: it belongs to another run.
         """
         for folder in self._run_dir.checkpoint_dirs():
             manifest, damage = _verify(folder)
@@ -58,7 +62,7 @@ class Checkpoints:
                 logger.warning("checkpoint %s is damaged (%s); going back to the one before it", folder, damage)
                 continue
             if manifest.run_id != self._run_id:
-                raise CheckpointError(
+                raise ForeignCheckpoint(
                     f"{folder} belongs to run {manifest.run_id}, and this is run {self._run_id}; "
                     f"remove {self._run_dir.checkpoints_dir} or restore the run's own"
                 )

@@ -1,0 +1,168 @@
+"""The training loop: steps, and what happens at the boundary between two of them.
+
+Every boundary may be the end. A run that is stopped at one and resumed computes what it would have computed, because
+a boundary's work is done in a fixed order and each part of it can tell whether it was done before the stop: the line
+of metrics empties the sums that it is made of; an evaluation notes its step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainers.checkpoint import write_encoder
+from trainers.distributed import rank
+from trainers.means import Sums
+from trainers.optimizers import set_learning_rate
+from trainers.rng import derive
+from trainers.rundir import Phase
+from trainers.training import Training, capture
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and its state is saved
+    """The run was asked to stop, and does so where nothing is lost."""
+
+
+class Diverged(Exception):  # noqa: N818 - reads as what happened
+    """The loss, or something else that the method logs, is not finite."""
+
+
+def fit(training: Training) -> None:
+    """Train from where the training is to its last step. Then the newest checkpoint holds the final state.
+
+    Raises:
+        Stopped: it was asked to stop; a checkpoint was written.
+        Diverged: the loss is not finite; no checkpoint holds what came after.
+        DataProblem: an image cannot be decoded.
+        CheckpointError: a checkpoint cannot be written.
+    """
+    training.journal.enter(Phase.TRAINING)
+    cross_boundary(training)
+    while training.step < training.total_steps:
+        train_epoch(training)
+
+
+def train_epoch(training: Training) -> None:
+    """Train to the end of the epoch, from wherever in it the training is."""
+    epoch, first_step = divmod(training.step, training.loader.steps_per_epoch)
+    for first, second in training.loader.epoch(epoch, first_step):
+        train_step(training, first, second)
+        cross_boundary(training)
+
+
+def train_step(training: Training, first: Tensor, second: Tensor) -> None:
+    """One optimizer step on two views (B / W, 3, H, W) of this rank's share of the global batch."""
+    config, progress = training.config.train, training.progress
+    # Whatever a network draws (dropout, say) is a function of the step, so that no generator needs saving.
+    torch.manual_seed(derive(training.config.seed, "step", training.step, rank()))
+    set_learning_rate(training.optimizer, training.learning_rate(training.step))
+    if training.config.runtime.channels_last:
+        first = first.contiguous(memory_format=torch.channels_last)
+        second = second.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        loss, logs = training.model(first, second, progress)
+    loss.backward()
+    if config.clip_gradient_norm is not None:
+        nn.utils.clip_grad_norm_(training.method.parameters(), config.clip_gradient_norm)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    training.method.after_step(progress)
+    training.means.add({"loss": loss, **logs}, images=len(first))
+    training.speed.add(config.batch_size)
+    training.step += 1
+
+
+def cross_boundary(training: Training) -> None:
+    """Everything that may happen between two steps, the same on every rank.
+
+    Raises:
+        Stopped, Diverged, CheckpointError: as in :func:`fit`.
+    """
+    if _is_line_due(training):
+        write_line(training)
+    training.journal.at(step=training.step, total_steps=training.total_steps, epoch=training.progress.epoch)
+    decision = training.boundary.decide()
+    is_last = training.step == training.total_steps
+    if decision.save or is_last:
+        save(training)
+    if decision.stop:
+        raise Stopped(f"stopped on request after step {training.step}; the state is saved")
+    runtime, knn = training.config.runtime, training.config.evaluate.knn
+    if training.ends_epochs(runtime.keep_every_epochs):
+        keep_encoder(training)
+    # The encoders of the last step are evaluated anyway, as the result.
+    is_due = knn is not None and training.ends_epochs(knn.every_epochs) and training.step > training.assessed_step
+    if is_due and not is_last:
+        assess(training)
+
+
+def _is_line_due(training: Training) -> bool:
+    is_due = training.step % training.config.runtime.log_every_steps == 0 or training.ends_epochs(1)
+    return is_due and not training.means.is_empty
+
+
+def write_line(training: Training) -> None:
+    """Write the means since the last line, and begin the next ones."""
+    means = _finite(training, training.means.gather()).means()
+    images_per_s = training.speed.rate()
+    metrics = {f"train/{name}": value for name, value in means.items()}
+    metrics["train/lr"] = training.learning_rate(training.step - 1)
+    metrics["system/images_per_s"] = images_per_s
+    training.journal.write(training.step, training.progress.epoch, metrics)
+    training.journal.measured(loss=means["loss"], images_per_s=images_per_s)
+    training.means.reset()
+    training.speed.restart()
+
+
+def save(training: Training) -> None:
+    """Write a checkpoint of this step. A state that came from a loss that is not finite is never saved."""
+    sums = _finite(training, training.means.gather())
+    metrics_offset = training.journal.sync()
+    if rank() == 0:
+        training.checkpoints.save(
+            capture(training, sums),
+            step=training.step,
+            epoch=training.progress.epoch,
+            metrics_offset=metrics_offset,
+        )
+    training.boundary.saved()
+    training.speed.restart()
+
+
+def assess(training: Training) -> None:
+    """Evaluate the encoders in the middle of the training."""
+    training.journal.enter(Phase.EVALUATING)
+    assessment = training.assessor.assess(training.method)
+    training.journal.write(training.step, training.progress.epoch, assessment.metrics)
+    training.journal.enter(Phase.TRAINING)
+    training.assessed_step = training.step
+    training.speed.restart()
+
+
+def keep_encoder(training: Training) -> None:
+    """Write the weights of the encoder at the end of this epoch to a file of its own, which stays."""
+    epoch = training.step // training.loader.steps_per_epoch
+    if rank() == 0:
+        network, encoder = next(iter(training.method.encoders().items()))
+        write_encoder(
+            training.run_dir.checkpoints_dir / f"encoder_epoch_{epoch}.safetensors",
+            encoder.state_dict(),
+            {"run_id": training.run_id, "network": network, "step": str(training.step)},
+        )
+
+
+def _finite(training: Training, sums: Sums) -> Sums:
+    """The sums, which every rank has alike, if no NaN and no infinity went into them.
+
+    Raises:
+        Diverged: one did. A sum keeps it, so that looking now and then is enough, and no step waits for the device.
+    """
+    if sums.is_finite():
+        return sums
+    means = sums.means()
+    named = ", ".join(f"{name}={value}" for name, value in means.items() if not torch.tensor(value).isfinite())
+    raise Diverged(
+        f"the training diverged before step {training.step}: {named}; "
+        f"lower train.learning_rate={training.config.train.learning_rate:g} or clip gradients "
+        "(train.clip_gradient_norm)"
+    )

@@ -1,0 +1,374 @@
+"""Entry point of a rank: read the run's spec, build everything, train, evaluate, write the result.
+
+Knows of no scheduler and of no tracking server; what it has to say goes into the run directory. The result is the last
+file it writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from pydantic import ValidationError
+from torch.nn.parallel import DistributedDataParallel
+
+from trainers import failure
+from trainers.assessment import Assessor
+from trainers.checkpoint import Checkpoints, write_encoder
+from trainers.config import SCHEMA_VERSION, RunConfig
+from trainers.data import DataProblem, ImageData, Subset, TrainLoader, dataset_record, load, training_subset
+from trainers.distributed import rank, world_size
+from trainers.failure import ConfigProblem
+from trainers.journal import Journal, StatusFile
+from trainers.loop import Stopped, fit
+from trainers.means import RunningMeans
+from trainers.methods import build_method
+from trainers.methods.base import Method
+from trainers.optimizers import build_optimizer
+from trainers.rundir import Phase, RankFailure, Result, RunDir, StopReason, atomic
+from trainers.speed import Speedometer
+from trainers.stopping import Boundary, SignalWatch, die_with_parent
+from trainers.training import Training, all_ranks, restore
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for an earlier attempt that is still ending.
+_LOCK_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line of a rank.
+
+    Attributes:
+        attempt: number of the attempt; None when started by hand, without a launcher.
+        grace_s: seconds to reach a step boundary in after a request to stop.
+    """
+
+    run_dir: Path
+    attempt: int | None
+    grace_s: float
+
+
+def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
+    parser = argparse.ArgumentParser(prog="python -m trainers", description="Train one run, as a rank of torchrun.")
+    parser.add_argument("run_dir", type=Path, help="the run's folder, with spec.json in it")
+    parser.add_argument("--attempt", type=int, help="number of the attempt; its folder gets an account of a failure")
+    parser.add_argument("--grace-s", type=float, default=30.0, help="seconds to stop in when asked to (30)")
+    return Arguments(**vars(parser.parse_args(command_line)))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """``spec.json``, validated."""
+
+    run_id: str
+    config: RunConfig
+
+
+def run(arguments: Arguments, parent_pid: int | None = None) -> int:
+    """Carry out the run in this process, as one of its ranks.
+
+    Args:
+        parent_pid: the process that must not be outlived; None for no such process.
+
+    Returns:
+        0 if the run is done or was stopped on request, else 1. Why is in the run directory.
+    """
+    run_dir = RunDir(arguments.run_dir)
+    own_rank = int(os.environ.get("RANK", "0"))
+    _start_logging(run_dir, arguments.attempt, own_rank)
+    journal = Journal(StatusFile(run_dir.status_path, arguments.attempt or 0) if own_rank == 0 else None)
+    with SignalWatch(arguments.grace_s) as stop_requested:
+        if parent_pid is not None:
+            die_with_parent(parent_pid)
+        try:
+            carry_out(run_dir, journal, arguments.attempt or 0, stop_requested)
+        except Stopped as stopped:
+            logger.info("%s", stopped)
+            journal.enter(Phase.STOPPED, reason=StopReason.PREEMPTED, message=str(stopped))
+        except Exception as error:
+            logger.exception("rank %d failed", own_rank)
+            _report(run_dir, journal, arguments.attempt, failure.describe(error, own_rank))
+            return 1
+        finally:
+            journal.close()
+    return 0
+
+
+def _start_logging(run_dir: RunDir, attempt: int | None, own_rank: int) -> None:
+    logging.basicConfig(
+        level=logging.INFO if own_rank == 0 else logging.WARNING,
+        format=f"%(asctime)s %(levelname)s run {run_dir.path.name} attempt {attempt} rank {own_rank}: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+def _report(run_dir: RunDir, journal: Journal, attempt: int | None, own: RankFailure) -> None:
+    cause = own
+    try:
+        if attempt is not None:
+            failure.record(run_dir, attempt, own)
+            cause = failure.root_cause(run_dir, attempt, own)
+        journal.enter(Phase.STOPPED, reason=cause.reason, message=cause.message)
+    except OSError as error:
+        logger.error("the failure cannot be recorded in %s: %s", run_dir.path, error)  # the log has it, at least
+
+
+def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: Callable[[], bool]) -> None:
+    """Train, evaluate and write the result, from wherever an earlier attempt has left off.
+
+    Raises:
+        Stopped: the run was asked to stop; its state is saved.
+        ConfigProblem, DataProblem, Diverged, CheckpointError: what the names say, in one sentence.
+    """
+    spec = read_spec(run_dir)
+    with _sole_writer(run_dir, stop_requested), _process_group():
+        if run_dir.result_path.exists():
+            logger.info("%s stands; nothing to do", run_dir.result_path)
+            return
+        journal.enter(Phase.STARTING)
+        training = build(run_dir, spec, journal, attempt, stop_requested)
+        resume(training)
+        if spec.config.evaluate.untrained and training.untrained is None:
+            journal.enter(Phase.EVALUATING)
+            training.untrained = training.assessor.assess(training.method)
+        fit(training)
+        finish(training)
+
+
+def read_spec(run_dir: RunDir) -> Spec:
+    """The run that the directory is for.
+
+    Raises:
+        ConfigProblem: ``spec.json`` is missing, damaged, of another schema version, or not a valid configuration.
+    """
+    try:
+        value = run_dir.read_spec()
+    except ValueError as error:
+        raise ConfigProblem(str(error)) from error
+    if value is None:
+        raise ConfigProblem(f"{run_dir.spec_path} does not exist; the controller writes it before it submits a run")
+    version = value.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ConfigProblem(
+            f"{run_dir.spec_path}: schema_version={version} is unknown to this version, which reads {SCHEMA_VERSION}; "
+            "run it with the version that wrote it"
+        )
+    try:
+        return Spec(value["run_id"], RunConfig.model_validate(value["config"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigProblem(f"{run_dir.spec_path}: config.{key}: {first['msg']}") from error
+    except KeyError as error:
+        raise ConfigProblem(f"{run_dir.spec_path}: the key {error} is missing") from error
+
+
+@contextmanager
+def _sole_writer(run_dir: RunDir, stop_requested: Callable[[], bool]) -> Iterator[None]:
+    """Hold the run's lock as rank 0; the others follow it, because they cannot start without it.
+
+    Raises:
+        Stopped: asked to stop while waiting.
+        TimeoutError: an earlier attempt does not end.
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        yield
+        return
+    with open(run_dir.lock_path, "ab") as lock:
+        deadline = time.monotonic() + _LOCK_DEADLINE_S
+        while not _try_lock(lock.fileno(), run_dir.lock_path):
+            if stop_requested():
+                raise Stopped("stopped while waiting for an earlier attempt to end")
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{run_dir.lock_path} is still locked after {_LOCK_DEADLINE_S:g} s by another attempt of the run"
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _try_lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        logger.warning("%s cannot be locked here (%s); two attempts at once would not notice", path, error.strerror)
+    return True
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """The processes that torchrun started, connected; nothing in a run of one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    # Tensors on the CPU (what ranks agree on) go through gloo in any case, gradients through NCCL where there are GPUs.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    yield
+    # Only after success: with a rank missing, a farewell would wait for it.
+    dist.destroy_process_group()
+
+
+def build(run_dir: RunDir, spec: Spec, journal: Journal, attempt: int, stop_requested: Callable[[], bool]) -> Training:
+    """Everything that the run needs, at step 0. If one rank cannot, none can, and all say why.
+
+    Raises:
+        ConfigProblem, DataProblem: as found on any rank.
+    """
+    config = spec.config
+    device = _prepare_device()
+    parts = problem = None
+    try:
+        parts = _load_and_build(run_dir, config, device)
+    except (ConfigProblem, DataProblem) as error:
+        problem = error
+    _raise_together(problem)
+    assert parts is not None
+    images, subset, loader, method = parts
+    if rank() == 0:
+        atomic.write_json(run_dir.dataset_path, dataset_record(config.data, images, subset))
+    model: torch.nn.Module = method
+    if world_size() > 1:
+        device_ids = [device] if device.type == "cuda" else None
+        # Buffers are equal on all ranks by construction, so that they need not be sent at each step.
+        model = DistributedDataParallel(method, device_ids=device_ids, broadcast_buffers=False)
+    return Training(
+        run_dir=run_dir,
+        run_id=spec.run_id,
+        config=config,
+        device=device,
+        method=method,
+        model=model,
+        optimizer=build_optimizer(method.parameters(), config.train),
+        loader=loader,
+        assessor=Assessor(config, images, subset, device),
+        checkpoints=Checkpoints(run_dir, spec.run_id, attempt),
+        journal=journal,
+        boundary=Boundary(stop_requested, config.runtime.checkpoint_every_s, all_ranks()),
+        means=RunningMeans(device, all_ranks()),
+        speed=Speedometer(),
+    )
+
+
+def _prepare_device() -> torch.device:
+    """This rank's device, set up so that the same run gives the same bits twice."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic algorithms also fill fresh memory, as an aid to debugging that costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _load_and_build(
+    run_dir: RunDir, config: RunConfig, device: torch.device
+) -> tuple[ImageData, Subset, TrainLoader, Method]:
+    images = load(config.data, _cache_dir(run_dir))
+    subset = training_subset(config.data, images)
+    try:
+        loader = TrainLoader(images, subset, config, rank=rank(), world_size=world_size(), device=device)
+        method = build_method(config)
+    except ValueError as error:
+        raise ConfigProblem(str(error)) from error
+    memory_format = torch.channels_last if config.runtime.channels_last else torch.preserve_format
+    method = method.to(device).to(memory_format=memory_format)
+    if config.runtime.compile:
+        for network in method.children():
+            network.compile()
+    return images, subset, loader, method
+
+
+def _cache_dir(run_dir: RunDir) -> Path:
+    """Decoded images are shared by all runs of a workspace: ``<workspace>/cache`` beside ``<workspace>/runs``."""
+    return run_dir.path.parent.parent / "cache"
+
+
+def _raise_together(problem: ConfigProblem | DataProblem | None) -> None:
+    """Raise the first rank's problem on every rank. A collective: without it, the others would wait for the one."""
+    problems = [problem]
+    if world_size() > 1:
+        problems = [None] * world_size()
+        dist.all_gather_object(problems, problem)
+    for found in problems:
+        if found is not None:
+            raise found
+
+
+def resume(training: Training) -> None:
+    """Go on from the newest whole checkpoint, on every rank the same, or from the beginning.
+
+    Raises:
+        ForeignCheckpoint: the checkpoints are another run's.
+    """
+    found = [(-1, 0, 0)]  # step, length of the metrics then, length that readers may have seen
+    if rank() == 0:
+        final_offset = training.checkpoints.final_metrics_offset()
+        manifest = training.checkpoints.find()
+        found = [(manifest.step, manifest.metrics_offset, final_offset) if manifest else (-1, 0, final_offset)]
+    if world_size() > 1:
+        dist.broadcast_object_list(found, src=0)
+    ((step, metrics_offset, final_offset),) = found
+    training.journal.open_metrics(training.run_dir.metrics_path, metrics_offset, final_offset)
+    if step >= 0:
+        restore(training, training.checkpoints.read(step))
+        logger.info("going on from step %d of %d", step, training.total_steps)
+
+
+def finish(training: Training) -> None:
+    """Evaluate the trained encoders and write what remains of the run: the encoder, and last of all the result."""
+    training.journal.enter(Phase.EVALUATING)
+    assessment = training.assessor.assess(training.method)
+    training.journal.write(training.step, training.progress.epoch, assessment.metrics)
+    training.journal.sync()
+    if rank() != 0:
+        return
+    network, encoder = next(iter(training.method.encoders().items()))
+    write_encoder(
+        training.run_dir.encoder_path,
+        encoder.state_dict(),
+        {"run_id": training.run_id, "network": network, "step": str(training.step)},
+    )
+    images, subset = training.assessor.images, training.assessor.subset
+    dataset = dataset_record(training.config.data, images, subset)
+    result = Result(
+        run_id=training.run_id,
+        steps=training.step,
+        epochs=training.config.train.epochs,
+        metrics=_final_metrics(training.run_dir),
+        untrained=training.untrained.metrics if training.untrained is not None else {},
+        per_class=assessment.per_class,
+        class_counts=dict(zip(subset.class_names, subset.class_counts, strict=True)),
+        groups=dict(zip(subset.class_names, subset.groups, strict=True)),
+        dataset={key: dataset[key] for key in ("name", "label", "digest", "num_train", "num_test")},
+        finished=time.time(),
+    )
+    atomic.write_json(training.run_dir.result_path, result.to_json())
+    training.journal.enter(Phase.DONE)
+
+
+def _final_metrics(run_dir: RunDir) -> dict[str, float]:
+    """The last value of every metric that the run measured, without those of the machine it ran on.
+
+    Read from the file, because the last line of the training may be an earlier attempt's.
+    """
+    last = {name: value for line in run_dir.read_metrics() for name, value in line.metrics.items()}
+    return {name: value for name, value in last.items() if not name.startswith("system/")}
