@@ -22,12 +22,13 @@ import psutil
 from orchestrator.backends import create_backend
 from orchestrator.backends.base import Backend, JobRequest, JobShape
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.experiment import Resources
 from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
 from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Move, Retries, Revoke, RunPicture, decide
-from orchestrator.spec import write_spec
 from orchestrator.state import READY, Cause, JobState, RunState
 from orchestrator.workspace import Workspace
-from trainers.rundir import RunDir, Status
+from trainers.config import SCHEMA_VERSION
+from trainers.rundir import RunDir, Status, atomic
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ class Controller:
                 token=f"{run.run_id}-{uuid.uuid4().hex[:12]}",
                 run_id=run.run_id,
                 run_dir=self.workspace.run_dir(run.run_id).path,
-                shape=job_shape(run.resources),
+                shape=job_shape(Resources.model_validate(run.resources)),
             )
             for run in ready
         ]
@@ -254,14 +255,28 @@ class Controller:
         return self.workspace.run_dir(job.run_id).path
 
 
-def job_shape(resources: Mapping[str, Any]) -> JobShape:
+def job_shape(resources: Resources) -> JobShape:
     """What a run's ``resources`` section asks of a backend."""
     return JobShape(
-        nodes=resources["nodes"],
-        processes=resources["processes_per_node"] or max(1, resources["gpus_per_node"]),
-        cpus=resources["cpus_per_node"],
-        gpus=resources["gpus_per_node"],
+        nodes=resources.nodes,
+        processes=resources.processes,
+        cpus=resources.cpus_per_node,
+        gpus=resources.gpus_per_node,
     )
+
+
+def write_spec(run_dir: RunDir, run_id: str, config: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
+    """Write ``spec.json`` before the run's first job.
+
+    A later submission may only change what is outside the identity (where the data lies, what is evaluated); the file
+    is then replaced, because a job must not look for data where it no longer is.
+    """
+    present = run_dir.read_spec()
+    if present is not None and present["config"] == config:
+        return
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    spec = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "config": config, "provenance": origin}
+    atomic.write_json(run_dir.spec_path, spec)
 
 
 def owner_name() -> str:
@@ -301,5 +316,3 @@ def watch(
         if snapshot.is_settled:
             return snapshot
         time.sleep(interval)
-
-

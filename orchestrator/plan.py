@@ -162,7 +162,7 @@ def decide(run: RunPicture, retries: Retries, absence_deadline_s: float) -> list
         return _absent(run, job, absence_deadline_s)
     actions: list[Action] = [] if job.absent_s is None else [Absent(job.token, None)]
     if job.state is JobState.ENDED:
-        cause, detail, is_permanent = cause_of_end(run.evidence, job)
+        cause, detail, is_permanent = cause_of_end(run.evidence)
         next_state, reason = after_end(cause, detail, is_permanent, run, job, retries)
         return [*actions, _end(run, job, cause, detail, next_state, reason)]
     seen = RunState.RUNNING if job.state is JobState.RUNNING else RunState.QUEUED
@@ -181,11 +181,11 @@ def _absent(run: RunPicture, job: LivingJob, deadline_s: float) -> list[Action]:
     if run.evidence.attempt is None:
         # It never started: nothing was lost, and no budget pays for it.
         return [Revoke(_end(run, job, Cause.LOST, "never started", RunState.PLANNED, ""))]
-    cause, detail, is_permanent = cause_of_end(run.evidence, job)
+    cause, detail, _ = cause_of_end(run.evidence)
     return [Revoke(_end(run, job, cause, detail, RunState.LOST if cause is Cause.LOST else RunState.PREEMPTED, detail))]
 
 
-def cause_of_end(evidence: Evidence, job: LivingJob) -> tuple[Cause, str, bool]:
+def cause_of_end(evidence: Evidence) -> tuple[Cause, str, bool]:
     """Why an attempt ended, one sentence of detail, and whether another attempt would end in the same way."""
     attempt, status = evidence.attempt, evidence.status
     if attempt is None:
@@ -247,7 +247,7 @@ def _end(run: RunPicture, job: LivingJob, cause: Cause, detail: str, next_state:
 
 def counts_by_state(states: Mapping[str, RunState]) -> dict[RunState, int]:
     """How many runs are in each state, in the order of the enumeration, without the empty ones."""
-    counts = {state: 0 for state in RunState}
+    counts = dict.fromkeys(RunState, 0)
     for state in states.values():
         counts[state] += 1
     return {state: count for state, count in counts.items() if count}

@@ -6,16 +6,16 @@ Everything that can be known to be wrong is said before anything is written; aft
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.backends.base import Backend
+from orchestrator.backends.base import Backend, JobShape
 from orchestrator.controller import Controller, job_shape
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.experiment import Cell, Experiment
 from orchestrator.ledger import JobRow, NewRun
-from orchestrator.spec import absolute_config, provenance
+from orchestrator.spec import RunSpec, provenance
 from orchestrator.state import RunState
 from trainers.rundir import RunDir
 
@@ -49,26 +49,29 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
     ledger = controller.ledger
     run_ids = [cell.run_id for cell in cells]
     known = ledger.states(run_ids)
+    origin = provenance(experiment.name, experiment.digest, experiment.overrides)
+    folder = Path.cwd()
     ledger.register(
         name=experiment.name,
         path=str(experiment.path),
         text=experiment.text,
         digest=experiment.digest,
         axes=experiment.axes,
-        settings=experiment.settings(),
-        provenance=provenance(experiment),
+        settings=experiment.options.model_dump(mode="json"),
+        provenance=origin,
         new_runs=[
             NewRun(
                 run_id=cell.run_id,
                 position=position,
                 axes=cell.axes,
-                config=absolute_config(cell.config),
+                config=RunSpec.of(cell.config, origin, folder).to_json()["config"],
                 resources=cell.resources.model_dump(mode="json"),
             )
             for position, cell in enumerate(cells)
         ],
     )
-    _recognise(controller, experiment.name, [run_id for run_id in run_ids if known.get(run_id) is not RunState.COMPLETED])
+    unfinished = [run_id for run_id in run_ids if known.get(run_id) is not RunState.COMPLETED]
+    _recognise(controller, experiment.name, unfinished)
     states = ledger.states(run_ids)
     return Submission(
         name=experiment.name,
@@ -80,7 +83,7 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
 
 
 def _check_backend(experiment: Experiment, cells: Iterable[Cell], backend: Backend) -> None:
-    for shape in {job_shape(cell.resources.model_dump(mode="json")) for cell in cells}:
+    for shape in {job_shape(cell.resources) for cell in cells}:
         for problem in backend.problems(shape):
             raise EnvironmentProblem(f"{experiment.path}: {problem}")
 
@@ -93,7 +96,7 @@ def _check_data(experiment: Experiment, cells: Sequence[Cell]) -> None:
     for root, cell in first_cells.items():
         if not Path(root).expanduser().exists():
             raise InputError(
-                f"{experiment.position_of(cell, 'data.root')}: data.root={root} does not exist "
+                f"{experiment.position_of('data.root')}: data.root={root} does not exist "
                 f"(looked for {Path(root).expanduser().absolute()}); "
                 f"data set {cell.config.data.name} must be there before a run can start"
             )
@@ -124,7 +127,8 @@ def _adopt(controller: Controller, name: str, run_id: str, run_dir: RunDir) -> N
             experiment=name,
             backend=attempt.backend,
             job_id=attempt.job_id,
-            shape=job_shape(_shape_of_attempt(attempt.processes)),
+            # The cores of a job that the ledger forgot are not on record; each rank holds one at least.
+            shape=JobShape(processes=attempt.processes, cpus=attempt.processes, gpus=len(attempt.devices)),
             devices=attempt.devices,
             owner=controller.owner,
             created=attempt.started,
@@ -138,8 +142,3 @@ def _adopt(controller: Controller, name: str, run_id: str, run_dir: RunDir) -> N
             last_step=0,
         )
     )
-
-
-def _shape_of_attempt(processes: int) -> Mapping[str, int]:
-    # The cores of a job that the ledger forgot are not on record; one each is what it holds at least.
-    return {"nodes": 1, "processes_per_node": processes, "cpus_per_node": processes, "gpus_per_node": 0}

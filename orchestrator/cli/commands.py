@@ -73,7 +73,7 @@ def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspac
         submission = submit(experiment, session.controller)
         _print_submission(console, submission)
         snapshot, is_interrupted = _watch(session, console, experiment.name, is_stopping=True)
-        collecting.finish()
+        collecting.finish(console)
     console.print(display.summary_line(snapshot))
     if is_interrupted:
         console.print(f"stopped, every run's state is saved; `sweep run {file}` goes on", style="yellow")
@@ -84,7 +84,7 @@ def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspac
 
 
 def _watch(session: Session, console: Console, name: str, *, is_stopping: bool) -> tuple[Snapshot, bool]:
-    """Reconcile and draw until all is settled. Ctrl-C stops the jobs, or, without ``is_stopping``, only the watching."""
+    """Reconcile and draw until all is settled. Ctrl-C stops the jobs; without ``is_stopping`` only the watching."""
     interruption = Interruption()
 
     def is_pausing() -> bool:

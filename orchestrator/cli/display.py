@@ -138,7 +138,7 @@ def plan_table(rows: Sequence[tuple[str, Mapping[str, str], str]], axes: Sequenc
 
 
 def time_left(snapshot: Snapshot, started: float, done_at_start: float, now: float) -> str:
-    """Time left at the pace since ``started``, from the share of all steps that is done; empty before it can be told."""
+    """Time left at the pace since ``started``, by the share of steps that is done; empty before it can be told."""
     total = done_share(snapshot)
     gained = total - done_at_start
     if gained <= 0 or now - started < 10:

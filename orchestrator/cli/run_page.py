@@ -91,7 +91,9 @@ def _attempts(attempts: list[dict[str, Any]]) -> Table:
     for attempt in attempts:
         ended = attempt["ended"]
         took = "" if ended is None else duration(ended - attempt["started"])
-        steps = f"{attempt['first_step']} → {attempt['last_step']}" if ended is not None else f"{attempt['first_step']} →"
+        steps = (
+            f"{attempt['first_step']} → {attempt['last_step']}" if ended is not None else f"{attempt['first_step']} →"
+        )
         table.add_row(
             str(attempt["number"]),
             attempt["backend"],

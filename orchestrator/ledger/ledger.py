@@ -101,9 +101,7 @@ class JobRow:
 
     def as_job(self, run_dir: Path) -> Job:
         """The same job, as a backend sees it."""
-        return Job(
-            token=self.token, job_id=self.job_id, run_dir=run_dir, shape=self.shape, devices=self.devices
-        )
+        return Job(token=self.token, job_id=self.job_id, run_dir=run_dir, shape=self.shape, devices=self.devices)
 
 
 class Ledger:
@@ -223,9 +221,7 @@ class Ledger:
         """Record what the user wants of the experiment from now on."""
         with self._transaction() as connection:
             connection.execute(
-                sa.update(experiments)
-                .where(experiments.c.name == name)
-                .values(wanted=wanted, updated=self._clock())
+                sa.update(experiments).where(experiments.c.name == name).values(wanted=wanted, updated=self._clock())
             )
 
     def experiments(self) -> list[ExperimentRow]:
@@ -311,9 +307,7 @@ class Ledger:
         with self._transaction() as connection:
             return self._move(connection, run_id, to, reason, token, self._clock())
 
-    def _move(
-        self, connection: sa.Connection, run_id: str, to: RunState, reason: str, token: str, now: float
-    ) -> bool:
+    def _move(self, connection: sa.Connection, run_id: str, to: RunState, reason: str, token: str, now: float) -> bool:
         sources = [state for state, targets in MOVES.items() if to in targets]
         changed = connection.execute(
             sa.update(runs)
@@ -322,9 +316,7 @@ class Ledger:
         )
         if changed.rowcount == 0:
             return False
-        connection.execute(
-            sa.insert(events).values(time=now, run_id=run_id, token=token, state=to, detail=reason)
-        )
+        connection.execute(sa.insert(events).values(time=now, run_id=run_id, token=token, state=to, detail=reason))
         return True
 
     def reset(self, run_ids: Sequence[str], reason: str) -> int:
@@ -358,9 +350,7 @@ class Ledger:
         """
         now = self._clock()
         with self._transaction() as connection:
-            active = connection.execute(
-                sa.select(jobs).where(jobs.c.backend == backend, jobs.c.ended.is_(None))
-            )
+            active = connection.execute(sa.select(jobs).where(jobs.c.backend == backend, jobs.c.ended.is_(None)))
             active_jobs = [_job(row).as_job(Path()) for row in active.mappings()]
             ready = set(
                 connection.execute(
@@ -406,9 +396,7 @@ class Ledger:
                 )
             except sa.exc.IntegrityError:
                 return False
-            return self._move(
-                connection, job.run_id, RunState.SUBMITTING, "found running", job.token, self._clock()
-            )
+            return self._move(connection, job.run_id, RunState.SUBMITTING, "found running", job.token, self._clock())
 
     def job_submitted(self, token: str, job_id: str) -> None:
         """Record the backend's id of a job whose intent was written."""
@@ -504,9 +492,7 @@ class Ledger:
     def put_cursor(self, uri: str, experiment: str, run_id: str, cursor: str) -> None:
         """Replace the collector's note."""
         with self._transaction() as connection:
-            upsert = sqlite.insert(cursors).values(
-                uri=uri, experiment=experiment, run_id=run_id, cursor=cursor
-            )
+            upsert = sqlite.insert(cursors).values(uri=uri, experiment=experiment, run_id=run_id, cursor=cursor)
             connection.execute(
                 upsert.on_conflict_do_update(
                     index_elements=["uri", "experiment", "run_id"], set_={"cursor": upsert.excluded.cursor}
@@ -546,7 +532,7 @@ def _runs_query() -> sa.Select[Any]:
     )
 
 
-def _experiment(row: Mapping[str, Any]) -> ExperimentRow:
+def _experiment(row: sa.RowMapping) -> ExperimentRow:
     return ExperimentRow(
         **{
             **row,
@@ -558,7 +544,7 @@ def _experiment(row: Mapping[str, Any]) -> ExperimentRow:
     )
 
 
-def _run(row: Mapping[str, Any]) -> RunRow:
+def _run(row: sa.RowMapping) -> RunRow:
     return RunRow(
         **{
             **row,
@@ -569,7 +555,7 @@ def _run(row: Mapping[str, Any]) -> RunRow:
     )
 
 
-def _job(row: Mapping[str, Any]) -> JobRow:
+def _job(row: sa.RowMapping) -> JobRow:
     values = {key: row[key] for key in JobRow.__dataclass_fields__}
     return JobRow(
         **{

@@ -45,7 +45,9 @@ def register(ledger: Ledger, name: str = "exp", run_ids: Sequence[str] = ("a", "
         settings={"backend": {"name": "local"}},
         provenance={},
         new_runs=[
-            NewRun(run_id=run_id, position=position, axes={"seed": str(position)}, config={"seed": position}, resources={})
+            NewRun(
+                run_id=run_id, position=position, axes={"seed": str(position)}, config={"seed": position}, resources={}
+            )
             for position, run_id in enumerate(run_ids)
         ],
     )

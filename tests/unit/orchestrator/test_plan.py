@@ -21,9 +21,7 @@ from orchestrator.plan import (
 from orchestrator.state import Cause, JobState, RunState
 from trainers.rundir import AttemptRecord, Phase, Status, StopReason
 
-RETRIES = Retries(
-    failed=2, preempted=1000, timeout=1000, node_fail=10, out_of_memory=1, lost=5, without_progress=3
-)
+RETRIES = Retries(failed=2, preempted=1000, timeout=1000, node_fail=10, out_of_memory=1, lost=5, without_progress=3)
 DEADLINE_S = 30.0
 
 
@@ -169,7 +167,9 @@ class TestEnds:
     def test_attempts_without_progress_are_cut(self) -> None:
         idle = (EndedJob(Cause.PREEMPTED, 10, 10), EndedJob(Cause.PREEMPTED, 10, 10))
         run = picture(
-            job=living(JobState.ENDED), history=idle, attempt=ended_attempt(Cause.PREEMPTED, first_step=10, last_step=10)
+            job=living(JobState.ENDED),
+            history=idle,
+            attempt=ended_attempt(Cause.PREEMPTED, first_step=10, last_step=10),
         )
         assert end_of(run).next_state is RunState.FAILED
         assert "3 attempts in a row brought no new step" in end_of(run).reason

@@ -1,0 +1,178 @@
+"""The tracking side of the commands: collect once or beside a running sweep, report, serve the UI."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+
+from orchestrator.cli.display import console as make_console
+from orchestrator.cli.display import print_json
+from orchestrator.cli.session import Session
+from orchestrator.collect import CollectSummary, check_store, collect, log_report, store_uri
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.runs import ExperimentView, ReportOptions, RunView
+
+#: Seconds between two collections beside a running sweep. The first imports MLflow, which costs seconds of a core.
+_COLLECT_INTERVAL_S = 15.0
+
+
+def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[RunView], str | None]:
+    """The experiment and its runs as collection and report see them, and the tracking URI as the file has it."""
+    row = session.ledger.experiment(name)
+    report = row.settings["report"]
+    view = ExperimentView(
+        name=row.name,
+        file_text=row.text,
+        file_path=Path(row.path),
+        axes=row.axes,
+        report=ReportOptions(
+            rows=tuple(report["rows"]),
+            columns=tuple(report["columns"]),
+            metrics=tuple(report["metrics"]),
+            over=tuple(report["over"]),
+        ),
+    )
+    newest = session.ledger.newest_jobs(name)
+    runs = []
+    for run in session.ledger.runs(name):
+        run_dir = session.workspace.run_dir(run.run_id)
+        job, _ = newest.get(run.run_id, (None, 0))
+        runs.append(
+            RunView(
+                run_id=run.run_id,
+                position=run.position,
+                axes=run.axes,
+                state=run.state,
+                reason=run.reason,
+                backend=job.backend if job else "",
+                job_id=job.job_id if job else "",
+                attempts=len(run_dir.attempt_numbers()) if job else 0,
+                run_dir=run_dir,
+            )
+        )
+    return view, runs, row.settings["tracking"]["uri"]
+
+
+def collect_now(session: Session, name: str) -> CollectSummary:
+    """Bring what is new into the experiment's store."""
+    view, runs, uri = experiment_view(session, name)
+    return collect(view, runs, uri=uri, workspace=session.workspace, cursors=session.ledger)
+
+
+class Collecting:
+    """Collects beside a running sweep, in a thread. A store that is down delays collection, and is said once.
+
+    Args:
+        uri: the experiment file's tracking URI; it is probed at once, before anything is submitted.
+
+    Raises:
+        InputError, EnvironmentProblem: the store cannot be used.
+    """
+
+    def __init__(self, session: Session, name: str, uri: str | None) -> None:
+        check_store(store_uri(uri, session.workspace.path))
+        self._session = session
+        self._name = name
+        self._is_over = threading.Event()
+        self._trouble: str | None = None
+        # A daemon: after a second Ctrl-C nobody waits for it, and stopping it anywhere does no harm.
+        self._thread = threading.Thread(target=self._work, name="collect", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+
+    def _work(self) -> None:
+        while not self._is_over.wait(_COLLECT_INTERVAL_S):
+            self._try()
+
+    def _try(self) -> None:
+        try:
+            collect_now(self._session, self._name)
+            self._trouble = None
+        except EnvironmentProblem as error:
+            self._trouble = str(error)
+
+    def finish(self, console: Console) -> None:
+        """Collect what is left, after the sweep has settled; say so if the store did not take it."""
+        self._is_over.set()
+        self._thread.join()
+        self._try()
+        if self._trouble is not None:
+            console.print(
+                f"not everything is in MLflow yet: {self._trouble}; `sweep collect {self._name}` brings the rest",
+                style="yellow",
+                soft_wrap=True,
+            )
+
+
+def collect_once(session: Session, name: str, *, follow: bool, as_json: bool) -> None:
+    """``sweep collect``; with ``follow`` again and again until the experiment is settled."""
+    while True:
+        is_settled = session.controller.snapshot(name).is_settled  # asked first: what ends meanwhile is collected next
+        summary = collect_now(session, name)
+        if as_json:
+            print_json(
+                {
+                    "uri": summary.uri,
+                    "experiment_id": summary.experiment_id,
+                    "runs": summary.runs,
+                    "changed": summary.changed,
+                    "points": summary.points,
+                    "artifacts": summary.artifacts,
+                    "problems": list(summary.problems),
+                }
+            )
+        else:
+            _print_summary(make_console(), summary)
+        if not follow or is_settled:
+            return
+        time.sleep(_COLLECT_INTERVAL_S)
+
+
+def _print_summary(console: Console, summary: CollectSummary) -> None:
+    console.print(
+        f"{summary.changed} of {summary.runs} runs had news: {summary.points:,} points, "
+        f"{summary.artifacts} files → {summary.uri}",
+        soft_wrap=True,
+    )
+    for problem in summary.problems:
+        console.print(problem, style="red", soft_wrap=True)
+
+
+def make_report(session: Session, name: str, output: Path | None, console: Console | None) -> list[Path]:
+    """Write the report, log it to the parent run, and print its table."""
+    from orchestrator.report import build_report, render_summary, write_report
+
+    view, runs, uri = experiment_view(session, name)
+    report = build_report(view, runs)
+    paths = write_report(report, output or session.workspace.report_dir(name))
+    if console is not None:
+        console.print(render_summary(report, console.width))
+        console.print(f"\n{paths[0].parent}: {', '.join(path.name for path in paths)}", style="dim", soft_wrap=True)
+    try:
+        markdown = next(path for path in paths if path.suffix == ".md").read_text()
+        log_report(view, runs, paths, markdown, uri=uri, workspace=session.workspace, cursors=session.ledger)
+    except EnvironmentProblem as error:
+        if console is None:
+            raise
+        console.print(f"the report is not in MLflow yet: {error}", style="yellow", soft_wrap=True)
+    return paths
+
+
+def serve_ui(session: Session, name: str | None, port: int | None) -> None:
+    """``sweep ui``."""
+    from orchestrator.ui import serve
+
+    uri = session.ledger.experiment(name).settings["tracking"]["uri"] if name else None
+    serve(store_uri(uri, session.workspace.path), session.workspace, name, port)
