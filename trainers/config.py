@@ -13,6 +13,7 @@ Two rules keep run ids stable (design: "Adding an option with a default later mu
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -200,7 +201,9 @@ class Augment(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
         if self.crop_area is not None and not (self.crop_area[0] <= self.crop_area[1] <= 1):
-            raise ValueError(f"crop_area={list(self.crop_area)} must be [smallest, largest] share of the image, at most 1")
+            raise ValueError(
+                f"crop_area={list(self.crop_area)} must be [smallest, largest] share of the image, at most 1"
+            )
         return self
 
 
@@ -401,7 +404,9 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
                 f"choose a group size that divides the batch",
             )
         if method.bn_group_size < 2:
-            yield Inconsistent("method.bn_group_size", "bn_group_size=1 gives batch norm nothing to average; use 2 or more")
+            yield Inconsistent(
+                "method.bn_group_size", "bn_group_size=1 gives batch norm nothing to average; use 2 or more"
+            )
     if isinstance(method, SDSSL) and not isinstance(backbone, ViTTiny):
         yield Inconsistent(
             "backbone",
@@ -437,13 +442,28 @@ def identity(section: BaseModel) -> dict[str, Any]:
     Values of fields that are outside the identity, and neutral values of options added later, are left out.
     """
     result: dict[str, Any] = {}
-    for name, field in type(section).model_fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    for name, neutral in _identity_fields(type(section)):
         value = getattr(section, name)
-        if extra.get("identity") is False or ("neutral" in extra and value == extra["neutral"]):
-            continue
-        result[name] = _plain(value)
+        if neutral is _NO_NEUTRAL or value != neutral:
+            result[name] = _plain(value)
     return result
+
+
+_NO_NEUTRAL = object()
+
+
+@functools.cache
+def _identity_fields(model: type[BaseModel]) -> tuple[tuple[str, Any], ...]:
+    """Fields of ``model`` that take part in the identity, each with its neutral value if it was added later."""
+    extras = {
+        name: field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        for name, field in model.model_fields.items()
+    }
+    return tuple(
+        (name, extra.get("neutral", _NO_NEUTRAL))
+        for name, extra in extras.items()
+        if extra.get("identity") is not False
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -458,7 +478,10 @@ def _plain(value: Any) -> Any:
 
 def canonical_json(value: Any) -> str:
     """The one spelling of a JSON value that is hashed: sorted keys, no spaces, ASCII, shortest round-trip floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def component_names(annotation: Any) -> dict[str, type[Section]]:

@@ -12,7 +12,7 @@ from orchestrator.experiment import source
 from orchestrator.experiment.nodes import Entry, ListNode, MapNode, Node, Position, ScalarNode, fail, kind, plain
 from orchestrator.experiment.schema import GRID_SECTIONS, TOP_LEVEL, Options
 from orchestrator.experiment.settings import at_path, expanded, merged, normalised
-from orchestrator.experiment.shape import SectionShape, closest, closest_path, section_shape
+from orchestrator.experiment.shape import closest, closest_path, find, section_shape
 from orchestrator.experiment.source import SourceFile
 from trainers.config import RunConfig
 
@@ -43,11 +43,14 @@ class Document:
         files: the experiment file first, then what it extends, each file once.
         root: the sections, merged; ``base`` is normalised and without dotted keys.
         overrides: settings of runs given by ``--set``, in order.
+        is_varied: whether a ``--set`` changes which runs there are. A rule that was written for the file as it is may
+            then exclude nothing, and cells may become the same run: neither is a mistake.
     """
 
     files: tuple[SourceFile, ...]
     root: MapNode
     overrides: tuple[Override, ...]
+    is_varied: bool
 
     @property
     def digest(self) -> str:
@@ -67,13 +70,15 @@ def read_document(name: str, assignments: Sequence[str], environment: Mapping[st
     files: dict[Path, SourceFile] = {}
     root = _read_extended(name, environment, files, chain=())
     overrides: list[Override] = []
+    is_varied = False
     for assignment in assignments:
         keys, value = _parse_assignment(assignment, environment)
         if keys[0] in TOP_LEVEL and keys[0] != "base":
             root = _with_section(root, keys, value)
         if keys[0] not in TOP_LEVEL or keys[0] in ("base", "resources"):
             overrides.append(Override(".".join(keys[keys[0] == "base" :]), value))
-    return Document(tuple(files.values()), root, tuple(overrides))
+        is_varied = is_varied or keys[0] not in OPTIONS_SHAPE.fields
+    return Document(tuple(files.values()), root, tuple(overrides), is_varied)
 
 
 def _read_extended(
@@ -104,10 +109,9 @@ def _check_top_level(root: MapNode) -> None:
     for key, (at, _) in root.entries.items():
         if key in TOP_LEVEL:
             continue
-        near = closest(key, TOP_LEVEL)
-        if near is None:
-            place = key if key in RUN_SHAPE.fields else closest_path(key, RUN_SHAPE)
-            near = f"base.{place}" if place else None
+        near = f"base.{key}" if find(RUN_SHAPE, key.split(".")) else closest(key, TOP_LEVEL)
+        if near is None and (setting := closest_path(key, RUN_SHAPE)):
+            near = f"base.{setting}"
         hint = f"; did you mean {near}?" if near else ""
         raise fail(at, f"{key} is not a section of an experiment file{hint} (sections: {', '.join(TOP_LEVEL)})")
 
@@ -173,9 +177,3 @@ def _with_section(root: MapNode, keys: Sequence[str], value: Node) -> MapNode:
     if not rest:
         value = normalised(value, OPTIONS_SHAPE.fields.get(section))
     return _merged_sections(root, at_path([section, *rest], value, value.at))
-
-
-def options_root(root: MapNode) -> tuple[MapNode, SectionShape]:
-    """The typed sections alone, to be validated by :class:`~orchestrator.experiment.schema.Options`."""
-    entries = {key: entry for key, entry in root.entries.items() if key in OPTIONS_SHAPE.fields}
-    return MapNode(entries, root.at), OPTIONS_SHAPE

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import InputError
 from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, kind, plain, spelled
-from orchestrator.experiment.shape import ComponentShape, Leaf, SectionShape, Shape, closest, closest_path
+from orchestrator.experiment.shape import ComponentShape, Leaf, SectionShape, Shape, closest, closest_path, find
 
 MAX_SHOWN = 5
 
@@ -104,6 +104,13 @@ class Place:
         """``path=value``, as the user would write it."""
         return self.path if self.node is None else f"{self.path}={spelled(self.value)}"
 
+    @property
+    def what(self) -> str:
+        """The offending value: ``path=value``, or the item of a list there."""
+        if self.index is None or not isinstance(self.value, list):
+            return self.found
+        return f"{self.found} holds {spelled(self.value[self.index])}, which"
+
     def item(self, index: int) -> Place:
         """The place of one item of the list here."""
         items = self.node.items if isinstance(self.node, ListNode) else ()
@@ -162,11 +169,20 @@ def unknown_option(place: Place, root: SectionShape) -> str:
     else:
         sentence = f"{place.path} is not an option" + (f" of {path}" if path else "")
     near = closest(place.key, options)
+    if near is None and component and (others := _components_with(place.key, path, root)):
+        return f"{sentence}, but of {', '.join(others)} (options: {', '.join(options) or 'none'})"
     if near is None and not component:
         elsewhere = closest_path(place.path, root)
         near = elsewhere if elsewhere and elsewhere != place.path else None
     hint = f"; did you mean {near}?" if near else ""
     return f"{sentence}{hint} (options: {', '.join(options) or 'none'})"
+
+
+def _components_with(key: str, path: str, root: SectionShape) -> list[str]:
+    """The components that may stand at ``path`` and have the option ``key``."""
+    shape = find(root, path.split("."))
+    variants = shape.variants if isinstance(shape, ComponentShape) else {}
+    return [name for name, variant in variants.items() if key in variant.fields]
 
 
 #: What is expected, for the error types that say "this is something else".
@@ -187,7 +203,7 @@ _EXPECTED = {
 def _wrong_type(place: Place, expected: str) -> str:
     value = place.value
     if place.index is not None and isinstance(value, list):
-        return f"{place.found} holds {spelled(value[place.index])}, where {expected} is expected"
+        return f"{place.what} is {kind(value[place.index])}, where {expected} is expected"
     if isinstance(place.shape, ComponentShape):
         expected = f"a name ({', '.join(place.shape.variants)}) or a mapping with a name"
     hint = ""
@@ -197,7 +213,8 @@ def _wrong_type(place: Place, expected: str) -> str:
         hint = f'; put it into quotes: "{spelled(value)}"'
     elif expected in ("a whole number", "a number") and _looks_like_number(value):
         hint = f"; write it without quotes: {value}"
-    return f"{place.found} is {kind(value)}, where {expected} is expected{hint}"
+    found = f"{place.path} is null" if value is None else f"{place.found} is {kind(value)}"
+    return f"{found}, where {expected} is expected{hint}"
 
 
 def _looks_like_number(value: Any) -> bool:
@@ -233,7 +250,7 @@ def _not_literal(place: Place, context: Mapping[str, Any]) -> str:
 
 def _bound(words: str, key: str) -> Callable[[Place, Mapping[str, Any]], str]:
     def sentence(place: Place, context: Mapping[str, Any]) -> str:
-        return f"{place.found} is out of range; {words} {spelled(context[key])} is expected"
+        return f"{place.what} is out of range; {words} {spelled(context[key])} is expected"
 
     return sentence
 

@@ -50,7 +50,7 @@ class Grid:
         groups: the axes, the last one fastest.
         axes: names of all axes in order, those that only ``include`` varies at the end; with what their labels show.
         overrides: what ``--set`` changes; wins over everything.
-        is_pinned: whether ``--set`` may have made axes fall together.
+        is_varied: see :class:`~orchestrator.experiment.document.Document`.
     """
 
     start: Position
@@ -61,10 +61,7 @@ class Grid:
     excludes: tuple[Pattern, ...]
     extras: tuple[Extra, ...]
     overrides: tuple[Setting, ...]
-
-    @property
-    def is_pinned(self) -> bool:
-        return bool(self.overrides)
+    is_varied: bool
 
 
 def parse_grid(document: Document) -> Grid:
@@ -90,6 +87,7 @@ def parse_grid(document: Document) -> Grid:
         excludes=excludes,
         extras=tuple(Extra(item.at, settings) for item, settings in includes),
         overrides=override_settings(document.overrides),
+        is_varied=document.is_varied,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,7 +19,7 @@ NOT_APPLICABLE = "-"
 
 
 def distinguishing(values: Iterable[Node]) -> Distinguishing:
-    """Which options a label needs beside the name, so that no two of ``values`` look alike."""
+    """Which options tell those of ``values`` apart that have the same name, or no name."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for node in values:
         options = {".".join(path): _at(plain(node), path) for path in leaf_paths(node) if path}
@@ -51,8 +51,8 @@ def label(config: RunConfig | Mapping[str, Any], path: str, options: Distinguish
         options: of the axis, from :func:`distinguishing`; without it a component's label is its name.
 
     Returns:
-        A number, a word, a component's name (``long_tailed``, ``long_tailed imbalance=10``), or ``-`` where the run's
-        component has no such option.
+        A number, a word, a component's name (``long_tailed``), where needed with options that are not at their
+        default (``long_tailed imbalance=10``), or ``-`` where the run's component has no such option.
     """
     value = _value(config, path)
     if value is _ABSENT:
@@ -60,9 +60,20 @@ def label(config: RunConfig | Mapping[str, Any], path: str, options: Distinguish
     if not isinstance(value, BaseModel):
         return _text(value)
     name = str(getattr(value, "name", ""))
-    shown = (options or {}).get(name, ()) or (options or {}).get("", ())
-    parts = [f"{key}={_text(found)}" for key in shown if (found := _value(value, key)) is not _ABSENT]
+    parts = [f"{key}={_text(found)}" for key, found in _shown(value, name, options or {})]
     return " ".join([name, *parts] if name else parts) or "default"
+
+
+def _shown(value: BaseModel, name: str, options: Distinguishing) -> Iterator[tuple[str, Any]]:
+    """The options that the label needs. Beside a name, an option at its default goes without saying.
+
+    So the labels of runs that exist stay as they are when an axis gets another value of the same name.
+    """
+    default = type(value).model_construct() if name else None
+    for key in options.get(name, ()):
+        found = _value(value, key)
+        if found is not _ABSENT and (default is None or found != _value(default, key)):
+            yield key, found
 
 
 _ABSENT = object()

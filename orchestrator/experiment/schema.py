@@ -81,7 +81,9 @@ def _sbatch_value(value: object) -> object:
     """True is a flag without a value, which the empty text stands for."""
     if value is True:
         return ""
-    return str(value) if isinstance(value, int) and value is not False else value
+    if value is False:
+        raise ValueError("false is no value for sbatch; leave the option out")
+    return str(value) if isinstance(value, int) else value
 
 
 def _sbatch_options(options: dict[str, str]) -> dict[str, str]:

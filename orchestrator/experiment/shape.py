@@ -107,35 +107,52 @@ def _children(shape: Shape, key: str) -> Iterator[Shape]:
         yield shape.fields[key]
 
 
-def paths(shape: Shape, prefix: str = "") -> Iterator[str]:
-    """Every dotted path below ``shape``, the options of all components included; may repeat."""
+def _keys(shape: Shape) -> Iterator[str]:
+    """What may be written directly below a place, the options of all its components included; may repeat."""
     if isinstance(shape, ComponentShape):
         for variant in shape.variants.values():
-            yield from paths(variant, prefix)
+            yield from variant.fields
     elif isinstance(shape, SectionShape):
-        for key, below in shape.fields.items():
-            yield prefix + key
+        yield from shape.fields
+
+
+def paths(shape: Shape, prefix: str = "") -> Iterator[str]:
+    """Every dotted path below ``shape``, parents first; may repeat."""
+    for key in dict.fromkeys(_keys(shape)):
+        yield prefix + key
+        for below in _children(shape, key):
             yield from paths(below, f"{prefix}{key}.")
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The nearest spelling of ``word`` among ``known``, or None if nothing is near."""
-    found = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
-    return found[0] if found else None
+    """The nearest spelling of ``word`` among ``known``, or what it is the beginning of, or None."""
+    options = sorted(set(known))
+    found = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    longer = [option for option in options if len(word) > 2 and option.startswith(word)]
+    return next(iter([*found, *longer]), None)
 
 
 def closest_path(path: str, shape: Shape) -> str | None:
-    """The nearest existing path: one that is spelled alike, or one that ends in the same word in another section."""
-    known = list(dict.fromkeys(paths(shape)))
+    """The existing path that was probably meant.
+
+    That is the same path with misspelt words corrected, or else a path elsewhere that ends in the same word
+    (``epochs`` for ``train.epochs``), or nearly so.
+    """
+    corrected: list[str] = []
+    places = [shape]
+    for key in path.split("."):
+        options = [option for place in places for option in _keys(place)]
+        word = key if key in options else closest(key, options)
+        if word is None:
+            break
+        corrected.append(word)
+        places = [below for place in places for below in _children(place, word)]
+    else:
+        return ".".join(corrected)
     last = path.rpartition(".")[2]
-    return (
-        next((candidate for candidate in known if candidate.rpartition(".")[2] == last), None)
-        or closest(path, known)
-        or next(
-            (candidate for candidate in known if candidate.rpartition(".")[2] == closest(last, _leaves(known))), None
-        )
-    )
-
-
-def _leaves(known: Iterable[str]) -> set[str]:
-    return {path.rpartition(".")[2] for path in known}
+    by_last_word: dict[str, str] = {}
+    for known in paths(shape):
+        by_last_word.setdefault(known.rpartition(".")[2], known)
+    word = last if last in by_last_word else closest(last, by_last_word)
+    found = by_last_word.get(word or "")
+    return None if found is None or path.startswith(found) else found

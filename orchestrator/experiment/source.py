@@ -7,6 +7,7 @@ nesting cannot exhaust the interpreter's stack, and the size after expanding ali
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 40
 #: Values after the expansion of aliases. A grid of 100,000 cells needs far fewer; ten levels of ten aliases far more.
 MAX_NODES = 1_000_000
+
+_NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -98,20 +101,39 @@ def _similar_file(path: Path) -> str:
 
 
 def _compose(text: str, start: Position, environment: Mapping[str, str]) -> Node | None:
+    _check_characters(text, start)
     composer = _Composer(start, environment)
     try:
         for event in yaml.parse(text, Loader=_Loader):
             composer.take(event)
     except yaml.MarkedYAMLError as error:
-        problem = (error.problem or "it cannot be parsed").replace("\n", " ")
-        if "'\\t'" in problem or "cannot start any token" in problem:
-            problem += "; quote the text, and indent with spaces"
         mark = error.problem_mark or error.context_mark
-        raise fail(composer.position(mark) if mark else start, f"this is not valid YAML: {problem}") from error
+        raise fail(composer.position(mark) if mark else start, _syntax_problem(error, composer)) from error
     except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise fail(start, f"this is not valid YAML: {problem}") from error
+        raise fail(start, f"this is not valid YAML: {' '.join(str(error).split())}") from error
     return composer.root
+
+
+def _check_characters(text: str, start: Position) -> None:
+    """The parser refuses control characters too, but cannot say where they are."""
+    match = _NOT_PRINTABLE.search(text)
+    if match is None:
+        return
+    line_start = text.rfind("\n", 0, match.start()) + 1
+    line = text.count("\n", 0, match.start()) + 1
+    at = Position(start.source, line, match.start() - line_start + 1) if start.line else start
+    raise fail(at, f"the control character #x{ord(match[0]):02x} is not allowed; remove it")
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, composer: _Composer) -> str:
+    problem = (error.problem or "it cannot be parsed").replace("\n", " ")
+    if "cannot start any token" in problem:
+        problem += "; indent with spaces, and quote texts that begin with @, `, % or a tab"
+    context = " ".join((error.context or "").split())
+    begin = composer.position(error.context_mark) if error.context_mark else None
+    if not context or begin is None or (error.problem_mark and begin == composer.position(error.problem_mark)):
+        return f"this is not valid YAML: {problem}"
+    return f"this is not valid YAML: {problem} ({context} that begins at {begin})"
 
 
 @dataclass
