@@ -40,7 +40,7 @@ class CollectSummary:
     """What one collection did.
 
     Attributes:
-        uri: the store, in full.
+        uri: the store, in full but for a password.
         experiment_id, parent_run_id: MLflow's names for the experiment and its parent run.
         runs: runs of the experiment; ``changed`` of them had something new.
         points, artifacts: number of metric points and files sent.
@@ -101,7 +101,7 @@ def collect(
         collector.set_parent_facts(experiment, runs, parent_id)
         tally = collector.tally
         return CollectSummary(
-            uri=collector.cursors.uri,
+            uri=redacted(collector.cursors.uri),
             experiment_id=collector.store.experiment_id,
             parent_run_id=parent_id,
             runs=len(runs),

@@ -1,0 +1,207 @@
+"""From runs to the report: who belongs into which cell, and the arithmetic. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import product
+from statistics import fmean, stdev
+
+from orchestrator.report.model import (
+    Cell,
+    ClassPanel,
+    Column,
+    Curve,
+    Estimate,
+    Report,
+    ReportedRun,
+    Row,
+    RowKind,
+    Table,
+)
+from orchestrator.runs import ReportOptions
+
+#: Last parts of the names of metrics that are shares of correct answers in percent, for which chance is known.
+ACCURACIES = ("top1", "many", "medium", "few")
+GROUPS = ("many", "medium", "few")
+
+
+def summarise(name: str, axes: Sequence[str], options: ReportOptions, runs: Sequence[ReportedRun]) -> Report:
+    """The report on the runs of one experiment.
+
+    Axes of the grid that the options do not mention join the rows: runs that differ in more than ``over`` are never
+    averaged. Where the options ask for a ``.../top1``, its many, medium and few columns follow if the runs have them.
+
+    Args:
+        axes: names of the grid's axes.
+        runs: in the order of the grid; labelled by all axes and by everything that the options name.
+    """
+    row_axes = _row_axes(axes, options)
+    metrics = with_groups(options.metrics, runs)
+    table = _table(row_axes, options, metrics, runs)
+    protocol = protocol_of(options.metrics)
+    panels = _panels(row_axes, options, protocol, runs)
+    return Report(name, table, protocol if panels else "", panels, tuple(runs), tuple(_notes(metrics, runs)))
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """Mean and sample standard deviation; None of nothing."""
+    known = list(values)
+    if not known:
+        return None
+    return Estimate(fmean(known), stdev(known) if len(known) > 1 else None, len(known))
+
+
+def with_groups(metrics: Sequence[str], runs: Sequence[ReportedRun]) -> tuple[str, ...]:
+    """The metrics, each ``.../top1`` followed by its many, medium and few where any run has them."""
+    known = {metric for run in runs for metric in run.metrics}
+    wanted: list[str] = []
+    for metric in metrics:
+        prefix, _, last = metric.rpartition("/")
+        siblings = [f"{prefix}/{group}" for group in GROUPS] if last == "top1" else []
+        wanted += [metric, *(sibling for sibling in siblings if sibling in known)]
+    return tuple(dict.fromkeys(wanted))
+
+
+def protocol_of(metrics: Sequence[str]) -> str:
+    """The protocol behind the headline metric: ``eval/knn/top1`` is ``knn``."""
+    parts = metrics[0].split("/") if metrics else []
+    return parts[1] if len(parts) == 3 and parts[0] == "eval" else ""
+
+
+def label_of(run: ReportedRun, axes: Sequence[str]) -> str:
+    """The run's labels on some axes, in one."""
+    return ", ".join(run.labels[axis] for axis in axes)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def _row_axes(axes: Sequence[str], options: ReportOptions) -> tuple[str, ...]:
+    placed = {*options.rows, *options.columns, *options.over}
+    return tuple(dict.fromkeys([*options.rows, *(axis for axis in axes if axis not in placed)]))
+
+
+def _table(
+    row_axes: Sequence[str], options: ReportOptions, metrics: Sequence[str], runs: Sequence[ReportedRun]
+) -> Table:
+    groups = _distinct(runs, options.columns)
+    columns = tuple(Column(group, metric) for group, metric in product(groups, metrics))
+    rows = []
+    for label in _distinct(runs, row_axes):
+        in_row = [run for run in runs if label_of(run, row_axes) == label]
+        rows.append(Row(label, RowKind.RUNS, tuple(_cell(in_row, options, column) for column in columns)))
+    rows += _untrained_rows(options, columns, runs)
+    rows += _chance_rows(options, columns, runs)
+    return Table(" · ".join(row_axes), options.over, columns, tuple(rows))
+
+
+def _cell(in_row: Iterable[ReportedRun], options: ReportOptions, column: Column) -> Cell:
+    runs = [run for run in in_row if label_of(run, options.columns) == column.group]
+    measured = [run.metrics[column.metric] for run in runs if column.metric in run.metrics]
+    missing = Counter(run.state for run in runs if column.metric not in run.metrics)
+    return Cell(estimate(measured), len(runs), dict(missing))
+
+
+def _untrained_rows(options: ReportOptions, columns: Sequence[Column], runs: Sequence[ReportedRun]) -> list[Row]:
+    """One row for each network: an untrained ViT and an untrained ResNet are not one number."""
+    backbones = dict.fromkeys(run.backbone for run in runs if run.untrained)
+    rows = []
+    for backbone in backbones:
+        label = f"untrained {backbone}" if len(backbones) > 1 else "untrained encoder"
+        rows.append(
+            Row(label, RowKind.UNTRAINED, tuple(_untrained(options, column, runs, backbone) for column in columns))
+        )
+    return rows
+
+
+def _untrained(options: ReportOptions, column: Column, runs: Sequence[ReportedRun], backbone: str) -> Cell:
+    values = [
+        run.untrained[column.metric]
+        for run in runs
+        if run.backbone == backbone
+        and column.metric in run.untrained
+        and label_of(run, options.columns) == column.group
+    ]
+    return Cell(estimate(values), len(values))
+
+
+def _chance_rows(options: ReportOptions, columns: Sequence[Column], runs: Sequence[ReportedRun]) -> list[Row]:
+    """Guessing among C classes is right in 100 / C percent, in every group of classes."""
+    cells = []
+    for column in columns:
+        in_group = [run for run in runs if label_of(run, options.columns) == column.group]
+        sizes = {len(run.class_counts) for run in in_group if run.class_counts}
+        is_known = len(sizes) == 1 and column.metric.rpartition("/")[2] in ACCURACIES
+        cells.append(Cell(Estimate(100 / sizes.pop(), None, 0) if is_known else None, 0))
+    return [Row("chance", RowKind.CHANCE, tuple(cells))] if any(cell.estimate for cell in cells) else []
+
+
+def _distinct(runs: Iterable[ReportedRun], axes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(label_of(run, axes) for run in runs))
+
+
+# --- accuracy by class ------------------------------------------------------------------------------------------------
+
+
+def _panels(
+    row_axes: Sequence[str], options: ReportOptions, protocol: str, runs: Sequence[ReportedRun]
+) -> tuple[ClassPanel, ...]:
+    measured = [run for run in runs if protocol in run.per_class and run.class_counts]
+    panels = []
+    for group in _distinct(measured, options.columns):
+        members = [run for run in measured if label_of(run, options.columns) == group]
+        classes = _by_frequency(members[0])
+        # Runs on other classes (two data sets in one column) cannot share an axis with the first.
+        members = [run for run in members if set(run.class_counts) == set(classes)]
+        curves = tuple(
+            Curve(row, tuple(_class_estimate(members, row_axes, row, protocol, name) for name in classes))
+            for row in _distinct(members, row_axes)
+        )
+        first = members[0]
+        panels.append(
+            ClassPanel(
+                group,
+                classes,
+                tuple(first.class_counts[name] for name in classes),
+                tuple(first.groups[name] for name in classes) if set(classes) <= set(first.groups) else (),
+                curves,
+                100 / len(classes),
+            )
+        )
+    return tuple(panels)
+
+
+def _by_frequency(run: ReportedRun) -> tuple[str, ...]:
+    """Classes, most frequent first; where all have one size, many before medium before few, as in the partner runs."""
+    rank = {name: number for number, name in enumerate(GROUPS)}
+
+    def key(item: tuple[str, int]) -> tuple[int, int]:
+        name, count = item
+        return rank.get(run.groups.get(name, ""), len(rank)), -count
+
+    return tuple(name for name, _ in sorted(run.class_counts.items(), key=key))
+
+
+def _class_estimate(
+    runs: Iterable[ReportedRun], row_axes: Sequence[str], row: str, protocol: str, class_name: str
+) -> Estimate | None:
+    return estimate(
+        run.per_class[protocol][class_name]
+        for run in runs
+        if label_of(run, row_axes) == row and class_name in run.per_class[protocol]
+    )
+
+
+# --- notes ------------------------------------------------------------------------------------------------------------
+
+
+def _notes(metrics: Sequence[str], runs: Sequence[ReportedRun]) -> Iterable[str]:
+    known = {metric for run in runs for metric in run.metrics}
+    unknown = [metric for metric in metrics if metric not in known]
+    if known and unknown:
+        yield f"No run has {', '.join(unknown)}. Measured are: {', '.join(sorted(known))}."
+    infinite = [run.name for run in runs if any(not math.isfinite(run.metrics.get(metric, 0.0)) for metric in metrics)]
+    if infinite:
+        yield f"Values that are not finite: {', '.join(infinite)}."
