@@ -233,7 +233,7 @@ def _on_rows(pixels: Tensor, rows: Ints, operation: Callable[[Tensor], Tensor]) 
         return operation(pixels)
     if len(rows):
         where = _on_device(rows, pixels)
-        pixels[where] = operation(pixels[where])
+        pixels[where] = operation(pixels.index_select(0, where))
     return pixels
 
 
@@ -259,7 +259,7 @@ def _jittered(pixels: Tensor, view: View, stream: Stream) -> Tensor:
     all_factors = _on_device(np.concatenate([step.factors for step in steps]).astype(np.float32), pixels)
     for step, start, end in zip(steps, [0, *ends], ends, strict=False):
         where, factor = all_rows[start:end], all_factors[start:end, None, None, None]
-        pixels[where] = _JITTER[step.operation](pixels[where], factor)
+        pixels[where] = _JITTER[step.operation](pixels.index_select(0, where), factor)
     return pixels
 
 
