@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 
 from torch.distributed import run as torchrun
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -41,7 +41,6 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments = train.parse_arguments(_trainer_arguments(options))
     os.environ[_FORK_SAFE_CUDA_CHECK] = "1"
     config = _launch_config(options)
-    gc.collect()
     gc.freeze()  # the garbage collector would otherwise touch, and so copy, every inherited page in every rank
     try:
         elastic_launch(config, _run_rank)(os.getpid(), arguments)
@@ -63,10 +62,22 @@ def _trainer_arguments(options: argparse.Namespace) -> list[str]:
 
 def _launch_config(options: argparse.Namespace) -> LaunchConfig:
     options.start_method = "fork"
+    options.log_dir = os.devnull  # by default every attempt leaves a folder in /tmp
     config, _command, _arguments = torchrun.config_from_args(options)
-    # Ranks open their own logs. Without this the elastic agent makes a folder in /tmp for every attempt.
-    config.logs_specs = DefaultLogsSpecs(log_dir=os.devnull)
+    config.logs_specs = _OwnLogs()
     return config
+
+
+class _OwnLogs(LogsSpecs):
+    """Ranks open their own logs: nothing is to be redirected, and no file to be followed by a thread."""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        nowhere = dict.fromkeys(envs, "")
+        return LogsDest(stdouts=nowhere, stderrs=nowhere, error_files=nowhere)
+
+    @property
+    def root_log_dir(self) -> str:
+        return ""
 
 
 def _run_rank(agent_pid: int, arguments: train.Arguments) -> None:

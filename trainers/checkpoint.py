@@ -7,6 +7,7 @@ It is built under another name, synced, renamed, and read back; only then the on
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -137,13 +139,16 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def write_encoder(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write the weights of one network as safetensors, atomically."""
-    from safetensors.torch import save
+def write_encoder(path: Path, weights: Mapping[str, Tensor], *, run_id: str, network: str, step: int) -> None:
+    """Write the weights of one network as safetensors, atomically. Equal weights of a run give equal bytes.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Where they come from stands in the file's metadata, as JSON under ``origin``.
+    """
+    # One entry only: the library writes several in an order that changes from one process to the next.
+    origin = json.dumps({"run_id": run_id, "network": network, "step": step})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    atomic.write_bytes(path, save(tensors, dict(metadata)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_bytes(path, safetensors.torch.save(tensors, {"origin": origin}))
 
 
 class _HashingFile:

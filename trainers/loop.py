@@ -147,7 +147,9 @@ def keep_encoder(training: Training) -> None:
         write_encoder(
             training.run_dir.checkpoints_dir / f"encoder_epoch_{epoch}.safetensors",
             encoder.state_dict(),
-            {"run_id": training.run_id, "network": network, "step": str(training.step)},
+            run_id=training.run_id,
+            network=network,
+            step=training.step,
         )
 
 

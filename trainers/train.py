@@ -246,7 +246,7 @@ def build(run_dir: RunDir, spec: Spec, journal: Journal, attempt: int, stop_requ
     if world_size() > 1:
         device_ids = [device] if device.type == "cuda" else None
         # Buffers are equal on all ranks by construction, so that they need not be sent at each step.
-        model = DistributedDataParallel(method, device_ids=device_ids, broadcast_buffers=False)
+        model = DistributedDataParallel(method, device_ids=device_ids, forward_sync_buffers=False)
     return Training(
         run_dir=run_dir,
         run_id=spec.run_id,
@@ -345,7 +345,9 @@ def finish(training: Training) -> None:
     write_encoder(
         training.run_dir.encoder_path,
         encoder.state_dict(),
-        {"run_id": training.run_id, "network": network, "step": str(training.step)},
+        run_id=training.run_id,
+        network=network,
+        step=training.step,
     )
     images, subset = training.assessor.images, training.assessor.subset
     dataset = dataset_record(training.config.data, images, subset)

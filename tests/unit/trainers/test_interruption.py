@@ -1,0 +1,178 @@
+"""A run that is interrupted at any step ends with the same bits as one that is not (design, "What must always hold" 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from trainers.journal import Journal, StatusFile
+from trainers.loop import Diverged, Stopped
+from trainers.rundir import Phase, RunDir, StopReason
+from trainers.train import carry_out
+
+METHODS: dict[str, dict[str, Any]] = {
+    "moco_v2": {"runtime.log_every_steps": 2},
+    "isd": {"method": {"name": "isd", "queue_size": 64, "bn_group_size": 8}, "runtime.log_every_steps": 4},
+    "sdssl": {
+        "method": {
+            "name": "sdssl",
+            "projection_dim": 16,
+            "hidden_dim": 32,
+            "intermediate_hidden_dim": 32,
+            "predictor_hidden_dim": 32,
+        },
+        "backbone": {"name": "vit_tiny", "depth": 2, "width": 16, "heads": 2},
+        "train.optimizer": {"name": "adamw"},
+        "train.learning_rate": 0.001,
+        "train.clip_gradient_norm": 1.0,
+    },
+}
+
+MakeRun = Callable[..., RunDir]
+Numbers = Callable[[RunDir], dict[str, Any]]
+
+
+class Killed(BaseException):
+    """Stands for ``kill -9``: nothing catches it, nothing is saved."""
+
+
+def at_boundary(number: int, kill: bool = False) -> Callable[[], bool]:
+    """Asks to stop, or kills, when the loop asks for the ``number``-th time (from 0)."""
+    asked = -1
+
+    def stop_requested() -> bool:
+        nonlocal asked
+        asked += 1
+        if kill and asked == number:
+            raise Killed
+        return asked == number
+
+    return stop_requested
+
+
+def attempt(run_dir: RunDir, number: int, stop_requested: Callable[[], bool]) -> None:
+    journal = Journal(StatusFile(run_dir.status_path, number))
+    try:
+        carry_out(run_dir, journal, number, stop_requested)
+    finally:
+        journal.close()
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stopping_at_every_step_changes_nothing(make_run: MakeRun, numbers_of: Numbers, method: str) -> None:
+    undisturbed, stopped = make_run("undisturbed", METHODS[method]), make_run("stopped", METHODS[method])
+    attempt(undisturbed, 1, never)
+
+    # The first boundary is the one that the attempt starts at, so each attempt stops one step further on.
+    for number in range(7):
+        with pytest.raises(Stopped, match=f"after step {number}"):
+            attempt(stopped, number + 1, at_boundary(min(number, 1)))
+        assert [folder.name for folder in stopped.checkpoint_dirs()][0] == f"step_{number}"
+    attempt(stopped, 8, never)
+
+    assert numbers_of(stopped) == numbers_of(undisturbed)
+
+
+def test_being_killed_at_every_step_changes_nothing(make_run: MakeRun, numbers_of: Numbers) -> None:
+    undisturbed, killed = make_run("undisturbed"), make_run("killed")
+    attempt(undisturbed, 1, never)
+
+    for saved_step in range(5):
+        with pytest.raises(Stopped):
+            attempt(killed, 1, at_boundary(min(saved_step, 1)))
+        for further in (1, 2):  # one or two steps are lost, with the lines of metrics that they wrote
+            with pytest.raises(Killed):
+                attempt(killed, 2, at_boundary(further, kill=True))
+    attempt(killed, 3, never)
+
+    assert numbers_of(killed) == numbers_of(undisturbed)
+
+
+def test_killed_in_the_final_evaluation_goes_on_with_it(make_run: MakeRun, numbers_of: Numbers) -> None:
+    undisturbed, killed = make_run("undisturbed"), make_run("killed")
+    attempt(undisturbed, 1, never)
+    attempt(killed, 1, never)
+    before = numbers_of(killed)
+    killed.result_path.unlink()  # as if the last write had not happened
+
+    attempt(killed, 2, never)
+
+    assert numbers_of(killed) == before == numbers_of(undisturbed)
+
+
+def test_rolling_checkpoints_do_not_change_the_numbers(make_run: MakeRun, numbers_of: Numbers) -> None:
+    rare, constant = make_run("rare"), make_run("constant", {"runtime.checkpoint_every_s": 0})
+    attempt(rare, 1, never)
+    attempt(constant, 1, never)
+
+    assert numbers_of(constant) == numbers_of(rare)
+    assert [folder.name for folder in constant.checkpoint_dirs()] == ["step_6", "step_5"]
+    assert [folder.name for folder in rare.checkpoint_dirs()] == ["step_6"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    make_run: MakeRun, numbers_of: Numbers, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed, damaged = make_run("undisturbed"), make_run("damaged", {"runtime.checkpoint_every_s": 0})
+    attempt(undisturbed, 1, never)
+    with pytest.raises(Stopped):
+        attempt(damaged, 1, at_boundary(4))
+    state_path = damaged.checkpoints_dir / "step_4" / "state.pt"
+    content = bytearray(state_path.read_bytes())
+    content[len(content) // 2] ^= 1
+    state_path.write_bytes(content)
+    seen = damaged.metrics_path.read_bytes()[: damaged.committed_metrics_offset()]
+
+    attempt(damaged, 2, never)
+
+    assert "step_4 is damaged (state.pt has another SHA-256" in caplog.text
+    assert numbers_of(damaged) == numbers_of(undisturbed)
+    # What a collector may have read before stays as it was, to the byte, and is not measured a second time.
+    assert damaged.metrics_path.read_bytes().startswith(seen)
+
+
+def test_a_diverging_run_stops_without_a_checkpoint_of_it(make_run: MakeRun) -> None:
+    run_dir = make_run("diverging", {"train.learning_rate": 1e30, "runtime.checkpoint_every_s": 0})
+
+    with pytest.raises(Diverged, match=r"diverged before step \d: loss=nan; lower train.learning_rate=1e\+30"):
+        attempt(run_dir, 1, never)
+
+    assert run_dir.read_result() is None
+    assert all(
+        line.metrics.get("train/loss", 0.0) == line.metrics.get("train/loss", 0.0) for line in run_dir.read_metrics()
+    )
+
+
+def test_status_tells_where_the_run_is(make_run: MakeRun) -> None:
+    run_dir = make_run("watched")
+    attempt(run_dir, 3, never)
+
+    status = run_dir.read_status()
+    assert status is not None
+    assert (status.phase, status.attempt, status.step, status.total_steps, status.epoch) == (Phase.DONE, 3, 6, 6, 2.0)
+    assert status.reason is None and StopReason.PREEMPTED.is_permanent is False
+    assert status.images_per_s > 0 and status.loss is not None
+
+
+def test_metrics_and_result_have_the_documented_names(make_run: MakeRun) -> None:
+    run_dir = make_run("named", {"runtime.keep_every_epochs": 1})
+    attempt(run_dir, 1, never)
+
+    result = run_dir.read_result()
+    assert result is not None
+    protocols = ["knn", "knn_k1", "knn_teacher", "knn_k1_teacher"]
+    assert set(result.per_class) == set(protocols)
+    expected = {f"eval/{protocol}/{name}" for protocol in protocols for name in ("top1", "many", "medium", "few")}
+    assert set(result.untrained) == expected
+    assert set(result.metrics) == expected | {"train/loss", "train/accuracy", "train/lr"}
+    steps = [(line.step, sorted(line.metrics)[0].split("/")[0]) for line in run_dir.read_metrics()]
+    # Every second step, at the end of each epoch, and the evaluations: during the training and of its result.
+    assert steps == [(2, "system"), (3, "system"), (3, "eval"), (4, "system"), (6, "system"), (6, "eval")]
+    kept = sorted(path.name for path in run_dir.checkpoints_dir.glob("encoder*"))
+    assert kept == ["encoder.safetensors", "encoder_epoch_1.safetensors", "encoder_epoch_2.safetensors"]
