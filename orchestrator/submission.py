@@ -96,7 +96,7 @@ def _check_data(experiment: Experiment, cells: Sequence[Cell]) -> None:
     for root, cell in first_cells.items():
         if not Path(root).expanduser().exists():
             raise InputError(
-                f"{experiment.position_of('data.root')}: data.root={root} does not exist "
+                f"{experiment.position_of('data.root', root)}: data.root={root} does not exist "
                 f"(looked for {Path(root).expanduser().absolute()}); "
                 f"data set {cell.config.data.name} must be there before a run can start"
             )

@@ -273,7 +273,7 @@ class _Expander:
 
     def _add_inconsistent(self, cause: Inconsistent, tree: Tree, axes: Mapping[str, str]) -> None:
         # Where nothing of the option is written, its default does not fit: to the method, in all rules so far.
-        at = _locate(tree, cause.key) or _locate(tree, "method") or self.grid.start
+        at = locate(tree, cause.key) or locate(tree, "method") or self.grid.start
         title = " ".join(f"{name}={value}" for name, value in axes.items())
         self.inconsistent.setdefault(Problem(at, cause.message), []).append(title)
 
@@ -342,7 +342,7 @@ def _check_world_size(config: RunConfig, resources: Resources) -> None:
         )
 
 
-def _locate(tree: Tree, key: str) -> Position | None:
+def locate(tree: Tree, key: str) -> Position | None:
     """Where the option ``key``, or else the innermost of its parents that is written, was written."""
     section, *rest = key.split(".")
     node = tree[SECTIONS.index(section)]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator.experiment.axes import CELL_SHAPE, unknown_path
-from orchestrator.experiment.cells import Cell, Expansion, expand
+from orchestrator.experiment.axes import CELL_SHAPE, SECTIONS, Setting, unknown_path
+from orchestrator.experiment.cells import Cell, Expansion, expand, locate
 from orchestrator.experiment.document import OPTIONS_SHAPE, Document, read_document
 from orchestrator.experiment.explain import problems_of, raise_problems
 from orchestrator.experiment.grid import Grid, parse_grid
-from orchestrator.experiment.nodes import ListNode, MapNode, Problem, fail
+from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, ScalarNode, fail
 from orchestrator.experiment.schema import Backend, Options, Report, Resources, Retries, Tracking
 from orchestrator.experiment.settings import complete
 from orchestrator.experiment.shape import find
@@ -87,6 +87,39 @@ class Experiment:
             InputError: a run is not valid, two are the same, or none is left.
         """
         return self.expansion.cells
+
+    def position_of(self, key: str, value: object) -> Position:
+        """Where ``value`` was written for the setting ``key``, or as close as can be told.
+
+        Args:
+            key: dotted path of a setting that is no section, such as ``data.root``.
+        """
+        number = SECTIONS.index(key.partition(".")[0])
+        for setting in reversed(tuple(self._settings())):
+            at = value_position(setting.node, key, value) if setting.section == number else None
+            if at is not None:
+                return at
+        base = self.grid.base[number]
+        at = None if base is None else value_position(base, key, value)
+        return at or locate(list(self.grid.base), key) or self.grid.start
+
+    def _settings(self) -> Iterator[Setting]:
+        for rule in self.grid.rules:
+            yield from rule.settings
+        for extra in self.grid.extras:
+            yield from extra.settings
+        for group in self.grid.groups:
+            for axis in group.axes:
+                yield from (axis.setting(index) for index in range(len(group)))
+        yield from self.grid.overrides
+
+
+def value_position(section: Node, key: str, value: object) -> Position | None:
+    """Where ``value`` stands under ``key`` in the node of the key's section; None if it does not stand there."""
+    node: Node | None = section
+    for part in key.split(".")[1:]:
+        node = node.get(part) if isinstance(node, MapNode) else None
+    return node.at if isinstance(node, ScalarNode) and node.value == value else None
 
 
 def load_experiment(

@@ -273,3 +273,6 @@ _SENTENCES: Mapping[str, Callable[[Place, Mapping[str, Any]], str]] = {
     "too_short": _length,
     "too_long": _length,
 }
+
+#: The kinds of validation errors that have their own words; the models can raise no other.
+TRANSLATED = frozenset({"extra_forbidden", "missing", "value_error", *_EXPECTED, *_SENTENCES})

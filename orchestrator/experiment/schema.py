@@ -34,7 +34,7 @@ def _experiment_name(text: str) -> str:
 
 
 _MEMORY = re.compile(r"(?P<number>[1-9][0-9]*)(?P<unit>[KMGT]?)B?", re.IGNORECASE)
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
+_TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<fields>[0-9]+(?::[0-9]+){0,2})")
 
 
 def _memory(value: str) -> str:
