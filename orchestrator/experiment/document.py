@@ -162,7 +162,8 @@ def _parse_assignment(assignment: str, environment: Mapping[str, str]) -> tuple[
     if keys[0] == "base" and len(keys) == 1:
         raise fail(at, "name the setting, such as --set train.epochs=5")
     if keys[0] not in TOP_LEVEL and keys[0] not in RUN_SHAPE.fields:
-        near = closest_path(".".join(keys), RUN_SHAPE) or closest(keys[0], TOP_LEVEL)
+        first = closest(keys[0], [*RUN_SHAPE.fields, *TOP_LEVEL])
+        near = first if first in TOP_LEVEL else closest_path(".".join(keys), RUN_SHAPE)
         raise fail(at, f"{'.'.join(keys)} is not a setting" + (f"; did you mean {near}?" if near else ""))
     return keys, value
 
