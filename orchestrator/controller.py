@@ -1,7 +1,6 @@
 """The reconciler: look at jobs and run directories, decide, act, record. Every command is "record the wish, reconcile".
 
-A pass can be killed at any line, and the next pass of any controller finishes the job. The only place that catches
-broadly is the submission of jobs, because one refused job must not stop the others.
+A pass can be killed at any line, and the next pass of any controller finishes the job.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import psutil
 
 from orchestrator.backends import create_backend
 from orchestrator.backends.base import Backend, JobRequest, JobShape
-from orchestrator.errors import EnvironmentProblem
 from orchestrator.experiment import Resources
 from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
 from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Move, Retries, Revoke, RunPicture, decide
@@ -227,12 +225,8 @@ class Controller:
         configs = self.ledger.configs([request.run_id for request in admitted])
         for request in admitted:
             write_spec(RunDir(request.run_dir), request.run_id, configs[request.run_id], experiment.provenance)
-        try:
-            job_ids = backend.submit(admitted)
-        except EnvironmentProblem:
-            # Intents without a job are revoked and planned again by a later pass, once the backend answers.
-            logger.exception("submission failed")
-            raise
+        # If this raises, the intents stay without a job: a later pass finds them absent, revokes and plans them again.
+        job_ids = backend.submit(admitted)
         for token, job_id in job_ids.items():
             self.ledger.job_submitted(token, job_id)
 

@@ -352,8 +352,10 @@ class _Collector:
         if run.run_dir.encoder_path.exists():
             model_id = self.store.log_model(mlflow_run, _encoder(run, files, result))
             self.tally.artifacts += 1
-        last = last_points(run.run_dir, files.committed, result.metrics)
-        final = payload.final_points(result, last, mlflow_run.data.metrics)
+        final = payload.final_points(result, last_points(run.run_dir, files.committed, result.metrics))
+        # As of before this pass: only what an earlier, interrupted or older result left has a history to look up.
+        known = [point.key for point in final if mlflow_run.data.metrics.get(point.key) == point.value]
+        final = payload.news(final, history(self.store, mlflow_run.info.run_id, known))
         self.tally.points += self.store.log_points(mlflow_run.info.run_id, final, model_id)
 
 

@@ -117,31 +117,33 @@ def points(metrics: Iterable[Metric]) -> Iterator[Point]:
             yield Point(key, value, timestamp_ms, line.step)
 
 
-def final_points(result: Result, last: Mapping[str, Point], stored: Mapping[str, float]) -> list[Point]:
+def final_points(result: Result, last: Mapping[str, Point]) -> list[Point]:
     """The final value of every metric, and the untrained encoder's under ``untrained/``.
 
     A final value that is the last one measured under its name is that very point, so that sending it again adds
-    nothing. Others are dated with the end of the run, and left out if the store shows this value already: a later
-    evaluation adds what it measured, and repeats nothing.
+    nothing. Others are dated with the end of the run.
 
     Args:
         last: the last point of the metrics file, by metric.
-        stored: the latest values in the store, by metric.
     """
     finished_ms = round(result.finished * 1000)
     final: list[Point] = []
     for key, value in result.metrics.items():
         measured = last.get(key)
-        if measured is not None and _same(measured.value, value):
-            final.append(measured)
-        else:
-            final.append(Point(key, value, finished_ms, result.steps))
-    final += [Point(f"untrained/{key}", value, finished_ms, 0) for key, value in result.untrained.items()]
-    return [
-        point
-        for point in final
-        if point is last.get(point.key) or not _same(stored.get(point.key, math.inf), point.value)
-    ]
+        is_measured = measured is not None and _same(measured.value, value)
+        final.append(measured if measured and is_measured else Point(key, value, finished_ms, result.steps))
+    return final + [Point(f"untrained/{key}", value, finished_ms, 0) for key, value in result.untrained.items()]
+
+
+def news(final: Sequence[Point], stored: Iterable[Point]) -> list[Point]:
+    """Final points without those that an earlier result brought under another date.
+
+    A later evaluation writes a new result; what it did not measure again stays in the store once. A point that is
+    itself in the store is news too: it may not be linked to the model yet.
+    """
+    held = set(stored)
+    brought = {(point.key, point.step, point.value) for point in held}
+    return [point for point in final if point in held or (point.key, point.step, point.value) not in brought]
 
 
 def missing_points(candidates: Sequence[Point], stored: Iterable[Point]) -> list[Point]:
