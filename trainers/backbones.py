@@ -167,14 +167,12 @@ class VisionTransformer(Backbone):
         self.patch_projection.requires_grad_(not frozen_patch_projection)
 
     def _initialise(self) -> None:
-        for module in self.modules():
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-            if isinstance(module, _Attention):
                 # Query, key and value share one matrix for speed; each is drawn as the square matrix that it is.
-                for part in module.qkv.weight.chunk(3):
+                for part in module.weight.chunk(3 if name.endswith(".qkv") else 1):
                     nn.init.xavier_uniform_(part)
+                nn.init.zeros_(module.bias)
         fan_in, fan_out = math.prod(self.patch_projection.weight.shape[1:]), self.dim
         bound = math.sqrt(6 / (fan_in + fan_out))  # Xavier's, of the projection seen as a matrix over whole patches
         nn.init.uniform_(self.patch_projection.weight, -bound, bound)

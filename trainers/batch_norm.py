@@ -2,6 +2,9 @@
 
 :class:`GroupBatchNorm` takes statistics over fixed small groups of the global batch, as MoCo v2 and ISD do on several
 GPUs; :class:`SyncBatchNorm` over all of it, as MoCo v3 and SDSSL do. Both are plain batch normalisation in evaluation.
+
+Neither counts batches (``num_batches_tracked`` stays 0): the running averages have a fixed momentum, so nobody reads the
+count, and it would cost a kernel per layer and step.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class GroupBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        self._check_input_dim(input)
         groups = num_local_groups(len(input), self.group_size)
         # Sample j of this rank belongs to group j mod groups, so samples-by-groups times channels is a mere view, and
         # torch's kernel then keeps one pair of statistics per group and channel. (Of a channels-last tensor this is a
@@ -56,8 +60,7 @@ class GroupBatchNorm(_BatchNorm):
         return normed.view(input.shape)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 4):
-            raise ValueError(f"group batch norm takes (B, C) or (B, C, H, W), got {tuple(input.shape)}")
+        _check_batch_of_vectors_or_maps(input)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, group_size={self.group_size}"
@@ -99,38 +102,48 @@ def average_running_statistics(module: nn.Module) -> None:
     torch._foreach_copy_(statistics, list(averaged))
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """Batch normalisation over the global batch; plain batch normalisation with one process.
 
-    torch's own synchronised version runs on CUDA only. On other devices this one gathers every rank's mean and
-    variance and combines them (Chan et al. 1979: no difference of large sums), with gradients through the gather.
+    Every rank's mean and variance are gathered and combined (Chan et al. 1979: no difference of large sums), with
+    gradients through the gather. Accepts (B / W, C) and (B / W, C, H, W).
+
+    NOTE: torch's own synchronised batch norm runs on CUDA only, and DistributedDataParallel refuses to wrap a module
+    that holds one on the CPU; this one computes the same on every device.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or world_size() == 1:
-            return _BatchNorm.forward(self, input)
-        if input.is_cuda:
+        if not self.training:
             return super().forward(input)
-        return self._forward_gathered(input)
-
-    def _forward_gathered(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        assert self.momentum is not None
+        if world_size() == 1:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+            )
         over = [dim for dim in range(input.dim()) if dim != 1]
-        variance, mean = torch.var_mean(input.float(), dim=over, correction=0)  # (C,) each
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        variance, mean = torch.var_mean(x, dim=over, correction=0)  # (C,) each
         means, variances = gather_with_gradient(torch.stack([mean, variance])[None]).unbind(1)  # (W, C) each
-        mean = means.mean(0)
         # Every rank holds the same number of samples, so pooling is a plain mean.
+        mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
-        self._update_running(mean.detach(), variance.detach(), count=world_size() * input.numel() // input.shape[1])
+        count = world_size() * input.numel() // input.shape[1]
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * (count / (count - 1)), self.momentum)
         shape = (1, -1, *(1,) * (input.dim() - 2))
-        normed = (input.float() - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        normed = (x - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normed = normed * self.weight.view(shape) + self.bias.view(shape)
         return normed.to(input.dtype)
 
-    def _update_running(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        assert self.momentum is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+    def _check_input_dim(self, input: Tensor) -> None:
+        _check_batch_of_vectors_or_maps(input)
+
+
+def _check_batch_of_vectors_or_maps(x: Tensor) -> None:
+    if x.dim() not in (2, 4):
+        raise ValueError(f"batch norm takes (B, C) or (B, C, H, W), got {tuple(x.shape)}")

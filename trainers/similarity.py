@@ -9,7 +9,7 @@ from torch import Tensor
 
 def unit_rows(x: Tensor) -> Tensor:
     """(..., D) of any dtype -> (..., D) in at least float32, every vector of length 1."""
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
 def full_precision(x: Tensor) -> torch.autocast:
