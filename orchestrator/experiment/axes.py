@@ -100,7 +100,7 @@ def parse_groups(grid: Node | None, zips: Node | None, problems: list[Problem]) 
     known: dict[str, Position] = {}
     if grid is not None:
         groups += [AxisGroup((axis,)) for axis in _parse_axes(grid, "grid", known, problems)]
-    if zips is not None and not isinstance(zips, ListNode) and plain(zips) is not None:
+    if zips is not None and not isinstance(zips, ListNode):
         problems.append(
             Problem(zips.at, f"zip is {kind(plain(zips))}, where a list is expected: - {{axis: [..], axis: [..]}}")
         )
@@ -116,8 +116,6 @@ def parse_groups(grid: Node | None, zips: Node | None, problems: list[Problem]) 
 
 
 def _parse_axes(node: Node, section: str, known: dict[str, Position], problems: list[Problem]) -> list[Axis]:
-    if plain(node) is None:
-        return []
     if not isinstance(node, MapNode):
         problems.append(Problem(node.at, f"{section} holds {kind(plain(node))}, where a mapping of axes is expected"))
         return []

@@ -9,9 +9,20 @@ from pathlib import Path
 
 from orchestrator.errors import InputError
 from orchestrator.experiment import source
-from orchestrator.experiment.nodes import Entry, ListNode, MapNode, Node, Position, ScalarNode, fail, kind, plain
+from orchestrator.experiment.nodes import (
+    Entry,
+    ListNode,
+    MapNode,
+    Node,
+    Position,
+    ScalarNode,
+    fail,
+    is_null,
+    kind,
+    plain,
+)
 from orchestrator.experiment.schema import GRID_SECTIONS, TOP_LEVEL, Options
-from orchestrator.experiment.settings import at_path, expanded, merged, normalised
+from orchestrator.experiment.settings import at_path, expanded, merged, normalised, split_path
 from orchestrator.experiment.shape import closest, closest_path, find, section_shape
 from orchestrator.experiment.source import SourceFile
 from trainers.config import RunConfig
@@ -78,7 +89,13 @@ def read_document(name: str, assignments: Sequence[str], environment: Mapping[st
         if keys[0] not in TOP_LEVEL or keys[0] in ("base", "resources"):
             overrides.append(Override(".".join(keys[keys[0] == "base" :]), value))
         is_varied = is_varied or keys[0] not in OPTIONS_SHAPE.fields
-    return Document(tuple(files.values()), root, tuple(overrides), is_varied)
+    return Document(tuple(files.values()), _without_nulls(root), tuple(overrides), is_varied)
+
+
+def _without_nulls(root: MapNode) -> MapNode:
+    """A section of which nothing is left, such as one whose lines are all commented out, is as good as not written."""
+    entries = {key: entry for key, entry in root.entries.items() if key == "name" or not is_null(entry.node)}
+    return MapNode(entries, root.at)
 
 
 def _read_extended(
@@ -118,7 +135,7 @@ def _check_top_level(root: MapNode) -> None:
 
 def _extended_names(root: MapNode) -> list[ScalarNode]:
     node = root.get("extends")
-    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+    if node is None or is_null(node):
         return []
     items = node.items if isinstance(node, ListNode) else (node,)
     result = []
@@ -150,10 +167,10 @@ def _merged_sections(below: MapNode, above: MapNode) -> MapNode:
     return MapNode(entries, above.at)
 
 
-def _parse_assignment(assignment: str, environment: Mapping[str, str]) -> tuple[list[str], Node]:
+def _parse_assignment(assignment: str, environment: Mapping[str, str]) -> tuple[tuple[str, ...], Node]:
     at = Position(f"--set {assignment}")
     key, equals, text = assignment.partition("=")
-    keys = key.strip().split(".")
+    keys = split_path(key.strip(), at)
     if not equals or not all(keys):
         raise fail(at, "write --set key=value, such as --set train.epochs=5")
     value = source.read_value(text, at.source, environment)

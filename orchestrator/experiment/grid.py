@@ -18,7 +18,7 @@ from orchestrator.experiment.axes import (
 from orchestrator.experiment.document import Document
 from orchestrator.experiment.explain import raise_problems
 from orchestrator.experiment.labels import Distinguishing, distinguishing
-from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, ScalarNode, kind, plain
+from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, kind, plain
 from orchestrator.experiment.patterns import Pattern, parse_pattern
 from orchestrator.experiment.settings import expanded
 from orchestrator.experiment.shape import ComponentShape, SectionShape, Shape
@@ -93,7 +93,7 @@ def parse_grid(document: Document) -> Grid:
 
 def _items(root: MapNode, section: str, problems: list[Problem]) -> Iterable[Node]:
     node = root.get(section)
-    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+    if node is None:
         return ()
     if isinstance(node, ListNode):
         return node.items
@@ -114,7 +114,7 @@ def _parse_base(root: MapNode, problems: list[Problem]) -> tuple[Node | None, ..
     node = root.get("base")
     sections: list[Node | None] = [None] * len(SECTIONS)
     sections[SECTIONS.index("resources")] = root.get("resources")
-    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+    if node is None:
         return tuple(sections)
     if not isinstance(node, MapNode):
         problems.append(Problem(node.at, f"base is {kind(plain(node))}, where a mapping of settings is expected"))

@@ -11,7 +11,7 @@ from orchestrator.experiment.nodes import Node, plain, spelled
 from orchestrator.experiment.settings import component_name, leaf_paths
 from trainers.config import RunConfig
 
-#: Component name ("" for a section without one) -> the options that tell the axis's values of this name apart.
+#: Component name ("" where none is written) -> the options that tell the axis's values of this name apart.
 Distinguishing = Mapping[str, tuple[str, ...]]
 
 #: The label of an option that the run's component does not have.
@@ -70,7 +70,8 @@ def _shown(value: BaseModel, name: str, options: Distinguishing) -> Iterator[tup
     So the labels of runs that exist stay as they are when an axis gets another value of the same name.
     """
     default = type(value).model_construct() if name else None
-    for key in options.get(name, ()):
+    # Options that were written without a name belong to whichever component stands there.
+    for key in dict.fromkeys([*options.get(name, ()), *options.get("", ())]):
         found = _value(value, key)
         if found is not _ABSENT and (default is None or found != _value(default, key)):
             yield key, found

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from orchestrator.errors import InputError
 
+#: Mappings and lists inside one another. Deeper input is refused, so that walking it may recurse.
+MAX_DEPTH = 40
+
 Plain = None | bool | int | float | str
 
 
@@ -77,6 +80,10 @@ class Problem(NamedTuple):
 def fail(at: Position, message: str) -> InputError:
     """The error that says ``message`` and where; to be raised by the caller."""
     return InputError(str(Problem(at, message)))
+
+
+def is_null(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.value is None
 
 
 def plain(node: Node) -> Any:

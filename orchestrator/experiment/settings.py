@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.experiment.nodes import Entry, ListNode, MapNode, Node, Position, ScalarNode, fail, plain
+from orchestrator.experiment.nodes import MAX_DEPTH, Entry, ListNode, MapNode, Node, Position, ScalarNode, fail, plain
 from orchestrator.experiment.shape import ComponentShape, Leaf, SectionShape, Shape, child
 
 
@@ -58,22 +58,33 @@ def expanded(node: MapNode, shape: Shape) -> MapNode:
     """Settings with dotted keys (``train.epochs: 5``) as nested mappings, normalised.
 
     Raises:
-        InputError: one option is set twice, through a dotted key and through a nested one.
+        InputError: one option is set twice, through a dotted key and through a nested one, or a path is absurdly long.
     """
     result: Node = MapNode({}, node.at)
     seen: dict[tuple[str, ...], Position] = {}
     for key, (key_at, value) in node.entries.items():
-        keys = tuple(key.split("."))
+        keys = split_path(key, key_at)
         setting = at_path(keys, normalised_at(keys, value, shape), key_at)
         for leaf in leaf_paths(setting):
-            if leaf in seen:
-                raise fail(
-                    key_at, f"{'.'.join(leaf)} is set twice in one mapping, first at {seen[leaf]}; keep one of them"
-                )
-            seen[leaf] = key_at
+            first = next((at for path, at in seen.items() if path[: len(leaf)] == leaf[: len(path)]), None)
+            if first is not None:
+                raise fail(key_at, f"{'.'.join(leaf)} is set twice in one mapping, first at {first}; keep one of them")
+        seen |= dict.fromkeys(leaf_paths(setting), key_at)
         result = merged(result, setting, shape)
     assert isinstance(result, MapNode)
     return MapNode(result.entries, node.at)
+
+
+def split_path(path: str, at: Position) -> tuple[str, ...]:
+    """The keys of a dotted path.
+
+    Raises:
+        InputError: there are more than anything has; what comes after may go down them one call at a time.
+    """
+    keys = tuple(path.split("."))
+    if len(keys) > MAX_DEPTH:
+        raise fail(at, f"{path[:40]}... names nothing: it goes {len(keys)} deep")
+    return keys
 
 
 def at_path(keys: Sequence[str], node: Node, key_at: Position) -> MapNode:
@@ -97,8 +108,8 @@ def _names(shape: Shape | None) -> Iterable[str | None]:
 
 
 def leaf_paths(node: Node, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The paths of everything below ``node`` that is not a mapping, or an empty one."""
-    if not isinstance(node, MapNode) or not node.entries:
+    """The paths of everything below ``node`` that is not a mapping."""
+    if not isinstance(node, MapNode):
         return [prefix]
     return [path for key, entry in node.entries.items() for path in leaf_paths(entry.node, (*prefix, key))]
 

@@ -17,10 +17,20 @@ import yaml
 
 from orchestrator.errors import InputError
 from orchestrator.experiment import scalars
-from orchestrator.experiment.nodes import Entry, ListNode, MapNode, Node, Plain, Position, ScalarNode, fail
+from orchestrator.experiment.nodes import (
+    MAX_DEPTH,
+    Entry,
+    ListNode,
+    MapNode,
+    Node,
+    Plain,
+    Position,
+    ScalarNode,
+    fail,
+    is_null,
+)
 
 MAX_BYTES = 8 * 2**20
-MAX_DEPTH = 40
 #: Values after the expansion of aliases. A grid of 100,000 cells needs far fewer; ten levels of ten aliases far more.
 MAX_NODES = 1_000_000
 
@@ -62,7 +72,7 @@ def read_file(name: str, environment: Mapping[str, str]) -> SourceFile:
         raise fail(Position(name, line, column), "the file is not UTF-8 text; save it as UTF-8") from error
     start = Position(name, 1, 1)
     root = _compose(text, start, environment)
-    if root is None or (isinstance(root, ScalarNode) and root.value is None):
+    if root is None or is_null(root):
         raise fail(start, "the file is empty; an experiment needs at least a name, such as `name: my-experiment`")
     if not isinstance(root, MapNode):
         raise fail(root.at, "the file must hold a mapping of sections, such as `name: my-experiment`")

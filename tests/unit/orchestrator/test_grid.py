@@ -103,13 +103,10 @@ class TestProduct:
     def test_a_component_is_set_before_its_options_in_either_order(self) -> None:
         axes = ["method: [moco_v2, isd]", "method.queue_size: [512, 1024]"]
         found = [
-            {
-                (cell.config.method.name, cell.config.method.queue_size)
-                for cell in cells(f"grid: {{{', '.join(order)}}}\n")
-            }
+            {(cell.axes["method"], cell.axes["method.queue_size"]) for cell in cells(f"grid: {{{', '.join(order)}}}\n")}
             for order in (axes, axes[::-1])
         ]
-        assert found[0] == found[1] == {(name, size) for name in ("moco_v2", "isd") for size in (512, 1024)}
+        assert found[0] == found[1] == {(name, size) for name in ("moco_v2", "isd") for size in ("512", "1024")}
 
     def test_an_axis_may_be_a_whole_section(self) -> None:
         text = "grid: {train: [{epochs: 5, batch_size: 64}, {epochs: 6}], augment: [{}, {blur_probability: 0.0}]}\n"
@@ -189,18 +186,29 @@ class TestComponents:
     def test_one_option_twice_in_one_mapping_is_refused(self) -> None:
         message = error("base: {train: {epochs: 1}, train.epochs: 2}\n")
         assert message.startswith("x.yaml:2:28: train.epochs is set twice in one mapping, first at x.yaml:2:8")
+        assert "train.epochs is set twice" in error("base: {train: 1, train.epochs: 2}\n")
+        assert "method.name is set twice" in error("base: {method: isd, method.name: moco_v2}\n")
+        (cell,) = cells("base: {method: isd, method.queue_size: 512, augment: {}, augment.flip_probability: 1}\n")
+        assert cell.config.method == ISD(queue_size=512)
+
+    def test_a_path_that_is_absurdly_long(self) -> None:
+        path = "train" + ".a" * 400
+        for text in (f"base: {{{path}: 1}}\n", f"grid: {{{path}: [1]}}\n", f"include: [{{{path}: 1}}]\n"):
+            assert error(text).startswith("x.yaml:2:")
+        assert "401 deep" in error("base: {}\n", f"{path}=1")
+        assert "is not a setting of a run" in error(f"exclude: [{{{path}: 1}}]\n")
 
 
 class TestExtends:
     def test_later_files_win_and_this_file_wins_over_all(self) -> None:
         (cell,) = cells(
             "extends: [one.yaml, two.yaml]\nbase: {train.batch_size: 64}\n",
-            one="base: {train: {epochs: 1, batch_size: 8, learning_rate: 0.5}}\nresources: {nodes: 2, cpus_per_node: 3}\n",
+            one="base: {train: {epochs: 1, batch_size: 8, learning_rate: 0.5}}\nresources: {nodes: 2, memory: 3G}\n",
             two="base: {train: {epochs: 2}}\nresources: {nodes: 4}\n",
         )
         train = cell.config.train
         assert (train.epochs, train.batch_size, train.learning_rate) == (2, 64, 0.5)
-        assert (cell.resources.nodes, cell.resources.cpus_per_node) == (4, 3)
+        assert (cell.resources.nodes, cell.resources.memory) == (4, "3G")
 
     def test_paths_are_relative_to_the_file_that_writes_them(self) -> None:
         Path("recipes/deep").mkdir(parents=True)
@@ -356,8 +364,12 @@ class TestLabels:
         assert titles("grid: {data.profile: [long_tailed, {name: long_tailed, imbalance: 10}]}\n")[:1] == alone
 
     def test_an_option_that_the_component_does_not_have(self) -> None:
-        text = "base: {backbone: vit_tiny}\ngrid: {method: [isd, sdssl]}\ninclude: [{method.queue_size: 512}]\n"
-        assert [cell.axes["method.queue_size"] for cell in cells(text)] == ["128000", "-", "512"]
+        text = "base: {backbone: vit_tiny}\ngrid: {method.queue_size: [512]}\ninclude: [{method: sdssl}]\n"
+        assert titles(text) == ["method.queue_size=512 method=moco_v2", "method.queue_size=- method=sdssl"]
+
+    def test_options_written_without_a_name_are_shown_beside_the_name_that_stands_there(self) -> None:
+        text = "base: {method: isd}\ngrid: {method: [isd, {momentum: 0.9}]}\ninclude: [{method.queue_size: 512}]\n"
+        assert titles(text) == ["method=isd", "method=isd momentum=0.9", "method=isd queue_size=512"]
 
     @pytest.mark.parametrize(
         ("path", "expected"),
@@ -440,7 +452,8 @@ class TestOverrides:
         assert len(cells(self.GRID, "train.batch_size=64", "train.learning_rate=1", "method=isd", "seed=0")) == 1
 
     def test_an_option_of_every_method_of_the_grid(self) -> None:
-        assert {cell.config.method.queue_size for cell in cells(self.GRID, "method.queue_size=2048")} == {2048}
+        runs = cells(self.GRID, "method.queue_size=2048")
+        assert {label(cell.config, "method.queue_size") for cell in runs} == {"2048"}
         assert error(self.GRID, "method.ratio=1").startswith(
             "--set method.ratio=1: method.ratio is not an option of method moco_v2, but of sdssl"
         )

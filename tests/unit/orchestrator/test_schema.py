@@ -385,6 +385,12 @@ class TestSections:
         assert experiment.report.rows == ("method",)
         assert [experiment.retries.budget(cause) for cause in Cause] == [0, 2, 1000, 1000, 10, 1, 0, 5]
 
+    def test_a_section_without_content_is_as_good_as_not_written(self) -> None:
+        names = ("base", "grid", "zip", "when", "exclude", "include", "resources", "backend", "tracking", "extends")
+        experiment = options("".join(f"{name}:\n" for name in names))
+        assert experiment.options == options("").options
+        assert len(experiment.cells()) == 1
+
     def test_backend_is_a_component(self) -> None:
         assert options("backend: ray\n").backend == Ray()
         slurm = "backend: {name: slurm, partition: gpu, sbatch: {exclusive: true, nice: 10, comment: x y}}\n"
