@@ -110,9 +110,9 @@ def _untrained_rows(options: ReportOptions, columns: Sequence[Column], runs: Seq
     rows = []
     for backbone in backbones:
         label = f"untrained {backbone}" if len(backbones) > 1 else "untrained encoder"
-        rows.append(
-            Row(label, RowKind.UNTRAINED, tuple(_untrained(options, column, runs, backbone) for column in columns))
-        )
+        cells = tuple(_untrained(options, column, runs, backbone) for column in columns)
+        if any(cell.estimate for cell in cells):
+            rows.append(Row(label, RowKind.UNTRAINED, cells))
     return rows
 
 
