@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 import time
@@ -75,7 +76,8 @@ class RunSpec:
     @classmethod
     def of(cls, config: RunConfig, provenance: Mapping[str, Any], folder: Path) -> Self:
         """The spec of ``config``, with relative paths taken from ``folder``."""
-        absolute = (folder / Path(config.data.root).expanduser()).resolve()
+        # Links are kept: where they lead may differ from node to node.
+        absolute = (folder / Path(config.data.root).expanduser()).absolute()
         data = config.data.model_copy(update={"root": str(absolute)})
         return cls(run_id(config), config.model_copy(update={"data": data}), provenance)
 
@@ -112,24 +114,36 @@ def provenance(experiment_name: str, digest: str, overrides: Sequence[str] = ())
     """
     return {
         "experiment": {"name": experiment_name, "digest": digest, "overrides": list(overrides)},
-        "git": git_state(Path(__file__).parent),
+        "git": git_state(Path(__file__)),
         "python": platform.python_version(),
         "packages": package_versions(),
         "time": time.time(),
     }
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout around ``folder``, and whether tracked files differ from it; None outside a checkout."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+def git_state(file: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that tracks ``file``, and whether tracked files differ from it; None if none does.
+
+    A package that is installed into an environment inside some other checkout is not tracked by it.
+    """
+    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    commit = _git(file.parent, "rev-parse", "HEAD")
+    status = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
     return None if commit is None else {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    # Inside a git hook, these variables would name another repository than the one of the folder.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=False,
+            env=environment,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -5,6 +5,9 @@ Everything that can be known to be wrong is said before anything is written; aft
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,11 @@ from orchestrator.experiment import Cell, Experiment
 from orchestrator.ledger import JobRow, NewRun
 from orchestrator.spec import RunSpec, provenance
 from orchestrator.state import RunState
+from orchestrator.workspace import Workspace
 from trainers.rundir import RunDir
+
+#: Exit code of the check of data sets when one of them cannot be trained on.
+_DATA_PROBLEM = 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,45 @@ def check(experiment: Experiment, backend: Backend) -> None:
     """
     cells = experiment.cells()
     _check_backend(experiment, cells, backend)
-    _check_data(experiment, cells)
+    _check_data_exists(experiment, cells)
+
+
+def check_data(experiment: Experiment, workspace: Workspace) -> None:
+    """Read the data sets as the runs will, and decode them into the cache that the runs share.
+
+    For backends that run on this machine; elsewhere each run says the same when it starts.
+
+    Raises:
+        InputError: an image is damaged, a class has too few images, or the layout is not one of those documented.
+        EnvironmentProblem: the check itself could not be carried out.
+    """
+    first_cells: dict[str, Cell] = {}
+    for cell in experiment.cells():
+        data = cell.config.data
+        if data.name != "digits" or data.profile.size is not None:  # the digits come with the installation
+            first_cells.setdefault(data.model_dump_json(), cell)
+    if not first_cells:
+        return
+    cells = list(first_cells.values())
+    sections = [RunSpec.of(cell.config, {}, Path.cwd()).config.data.model_dump(mode="json") for cell in cells]
+    answer = subprocess.run(
+        [sys.executable, "-m", "trainers.data", str(workspace.cache_dir)],
+        input=json.dumps(sections),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode == 0:
+        return
+    if answer.returncode != _DATA_PROBLEM:
+        last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        raise EnvironmentProblem(f"the data sets could not be checked: {last}")
+    found = json.loads(answer.stdout)
+    cell = cells[found["number"]]
+    key, value = ("data.root", cell.config.data.root)
+    if cell.config.data.name == "digits":
+        key, value = ("data.profile.size", cell.config.data.profile.size)
+    raise InputError(f"{experiment.position_of(key, value)}: {found['problem']}")
 
 
 def submit(experiment: Experiment, controller: Controller) -> Submission:
@@ -88,7 +133,7 @@ def _check_backend(experiment: Experiment, cells: Iterable[Cell], backend: Backe
             raise EnvironmentProblem(f"{experiment.path}: {problem}")
 
 
-def _check_data(experiment: Experiment, cells: Sequence[Cell]) -> None:
+def _check_data_exists(experiment: Experiment, cells: Sequence[Cell]) -> None:
     first_cells: dict[str, Cell] = {}
     for cell in cells:
         if cell.config.data.name != "digits":

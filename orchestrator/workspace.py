@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import EnvironmentProblem
+from orchestrator.errors import EnvironmentProblem, OrchestratorError
 from trainers.rundir import RunDir
 
 #: Environment variable that names the workspace where `--workspace` does not.
@@ -30,6 +33,11 @@ class Workspace:
         return self.path / "runs"
 
     @property
+    def cache_dir(self) -> Path:
+        """Decoded images, shared by all runs (the trainer finds it as the neighbour of its run's parent)."""
+        return self.path / "cache"
+
+    @property
     def collect_lock_path(self) -> Path:
         """Held by the one process that collects from this workspace."""
         return self.path / "collect.lock"
@@ -48,6 +56,19 @@ class Workspace:
 def find_workspace(option: str | None) -> Workspace:
     """The workspace that the option, else the environment, else the current folder names. Not created yet."""
     return Workspace(Path(option or os.environ.get(WORKSPACE_VARIABLE) or DEFAULT_WORKSPACE).expanduser().absolute())
+
+
+@contextmanager
+def trial_workspace(workspace: Workspace) -> Iterator[None]:
+    """The workspace, created if need be, for checks that may end in an error: then nothing new is left behind."""
+    is_new = not workspace.path.exists()
+    prepare_workspace(workspace)
+    try:
+        yield
+    except OrchestratorError:
+        if is_new:
+            shutil.rmtree(workspace.path)
+        raise
 
 
 def prepare_workspace(workspace: Workspace) -> None:

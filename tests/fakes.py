@@ -33,6 +33,7 @@ class FakeScheduler:
     absence_deadline_s = 30.0
     poll_interval_s = 0.0
     needs_controller = False
+    runs_here = False
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobState] = {}

@@ -68,6 +68,8 @@ class Backend(Protocol):
     poll_interval_s: float
     #: Whether jobs only start while a controller lives, so that `sweep submit` must leave one behind.
     needs_controller: bool
+    #: Whether jobs run on this very machine, so that what they need can be checked here.
+    runs_here: bool
 
     def admit(
         self, candidates: Sequence[JobRequest], active: Sequence[Job], max_parallel: int | None

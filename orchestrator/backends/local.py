@@ -62,6 +62,7 @@ class LocalBackend:
     absence_deadline_s = 30.0
     poll_interval_s = 0.5
     needs_controller = True
+    runs_here = True
 
     def __init__(self, num_cpus: int, gpus: tuple[str, ...]) -> None:
         self.num_cpus = num_cpus

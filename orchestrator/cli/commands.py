@@ -18,23 +18,33 @@ from orchestrator.cli.logs import find_run
 from orchestrator.cli.main import find_experiment
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.tracking import Collecting, collect_once, make_report
+from orchestrator.collect import check_store, store_uri
 from orchestrator.controller import Snapshot, watch
 from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.ledger import RunRow, Wanted
 from orchestrator.plan import counts_by_state
 from orchestrator.state import RunState
-from orchestrator.submission import Submission, check, submit
-from orchestrator.workspace import find_workspace
+from orchestrator.submission import Submission, check, check_data, submit
+from orchestrator.workspace import find_workspace, trial_workspace
 
 #: More rows than this are of no use to a reader; `--all` and `--json` print them.
 _MAX_PLAN_ROWS = 60
 
 
-def _load(file: Path, overrides: Sequence[str], backend: str | None) -> Experiment:
-    """The experiment, checked against this machine. Nothing is written."""
-    experiment = load_experiment(file, [*overrides, *([f"backend={backend}"] if backend else [])])
-    check(experiment, create_backend(experiment.backend.name))
-    return experiment
+def _prepare(
+    file: Path, overrides: Sequence[str], backend_name: str | None, workspace_option: str | None
+) -> tuple[Experiment, Session]:
+    """The experiment, checked against this machine, and a session. What is wrong is said before anything is written."""
+    experiment = load_experiment(file, [*overrides, *([f"backend={backend_name}"] if backend_name else [])])
+    backend = create_backend(experiment.backend.name)
+    workspace = find_workspace(workspace_option)
+    check(experiment, backend)
+    uri = store_uri(experiment.tracking.uri, workspace.path)
+    with trial_workspace(workspace):
+        check_store(uri)
+        if backend.runs_here:
+            check_data(experiment, workspace)
+    return experiment, open_session(workspace_option)
 
 
 def plan_file(
@@ -66,10 +76,9 @@ def plan_file(
 
 def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None) -> int:
     """``sweep run``: the exit code is 0 if every run is done, 1 if some are not, 130 after Ctrl-C."""
-    experiment = _load(file, overrides, backend)
-    session = open_session(workspace)
+    experiment, session = _prepare(file, overrides, backend, workspace)
     console = display.console()
-    with Collecting(session, experiment.name, experiment.tracking.uri) as collecting:
+    with Collecting(session, experiment.name) as collecting:
         submission = submit(experiment, session.controller)
         _print_submission(console, submission)
         snapshot, is_interrupted = _watch(session, console, experiment.name, is_stopping=True)
@@ -127,8 +136,7 @@ def submit_file(
     file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None, *, as_json: bool
 ) -> None:
     """``sweep submit``: one pass of the reconciler, and a controller in the background where the backend needs one."""
-    experiment = _load(file, overrides, backend)
-    session = open_session(workspace)
+    experiment, session = _prepare(file, overrides, backend, workspace)
     submission = submit(experiment, session.controller)
     snapshot = _carry_on(session, experiment.name)
     if as_json:

@@ -13,7 +13,7 @@ from rich.console import Console
 from orchestrator.cli.display import console as make_console
 from orchestrator.cli.display import print_json
 from orchestrator.cli.session import Session
-from orchestrator.collect import CollectSummary, check_store, collect, log_report, store_uri
+from orchestrator.collect import CollectSummary, collect, log_report, store_uri
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.runs import ExperimentView, ReportOptions, RunView
 
@@ -65,17 +65,9 @@ def collect_now(session: Session, name: str) -> CollectSummary:
 
 
 class Collecting:
-    """Collects beside a running sweep, in a thread. A store that is down delays collection, and is said once.
+    """Collects beside a running sweep, in a thread. A store that is down delays collection, and is said once."""
 
-    Args:
-        uri: the experiment file's tracking URI; it is probed at once, before anything is submitted.
-
-    Raises:
-        InputError, EnvironmentProblem: the store cannot be used.
-    """
-
-    def __init__(self, session: Session, name: str, uri: str | None) -> None:
-        check_store(store_uri(uri, session.workspace.path))
+    def __init__(self, session: Session, name: str) -> None:
         self._session = session
         self._name = name
         self._is_over = threading.Event()

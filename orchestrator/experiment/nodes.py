@@ -83,6 +83,7 @@ def fail(at: Position, message: str) -> InputError:
 
 
 def is_null(node: Node) -> bool:
+    """Whether nothing is written at a place, or ``null``."""
     return isinstance(node, ScalarNode) and node.value is None
 
 

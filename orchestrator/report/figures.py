@@ -5,6 +5,7 @@ marker and dash, bars in hatching.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ _DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 _HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 #: With more classes than this, their names do not fit below the axis.
 _MAX_NAMED_CLASSES = 20
+_CHANCE = "chance"
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -40,15 +42,17 @@ _STYLE: dict[Any, Any] = {
 def per_class_figure(report: Report, form: Literal["svg", "png"]) -> bytes:
     """Accuracy of every class, most frequent first: a panel for each column group, a line for each row.
 
-    The band is one sample standard deviation to each side; the dotted line is chance; the grey steps are the numbers of
+    The band is one sample standard deviation to each side; the dotted line is chance; the grey bars are the numbers of
     training images, on the right axis.
     """
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
         figure, axes = _panels(len(report.panels), width=4.6)
-        for number, (panel, axis) in enumerate(zip(report.panels, axes, strict=True)):
-            _draw_classes(axis, panel, is_last=number == len(report.panels) - 1)
+        most = max(max(panel.counts) for panel in report.panels)
+        for panel, axis in zip(report.panels, axes, strict=True):
+            _draw_classes(axis, panel)
+            _draw_counts(axis, panel, most, is_last=axis is axes[-1])
         axes[0].set_ylabel(f"{report.protocol} accuracy (%)")
         return _saved(figure, axes[0], form)
 
@@ -80,7 +84,7 @@ def group_metrics(table: Table) -> tuple[str, ...]:
     return ()
 
 
-def _draw_classes(axis: Axes, panel: ClassPanel, *, is_last: bool) -> None:
+def _draw_classes(axis: Axes, panel: ClassPanel) -> None:
     places = list(range(len(panel.classes)))
     for number, curve in enumerate(panel.curves):
         known = [(place, item) for place, item in zip(places, curve.estimates, strict=True) if item is not None]
@@ -100,11 +104,10 @@ def _draw_classes(axis: Axes, panel: ClassPanel, *, is_last: bool) -> None:
             label=curve.label,
         )
         axis.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.axhline(panel.chance, color="#555555", linestyle=":", linewidth=1, label="chance")
+    axis.axhline(panel.chance, color="#555555", linestyle=":", linewidth=1, label=_CHANCE)
     axis.set_title(panel.group)
     axis.set_ylim(0, 100)
     _name_classes(axis, panel)
-    _draw_counts(axis, panel, is_last=is_last)
 
 
 def _name_classes(axis: Axes, panel: ClassPanel) -> None:
@@ -129,11 +132,15 @@ def _name_classes(axis: Axes, panel: ClassPanel) -> None:
         )
 
 
-def _draw_counts(axis: Axes, panel: ClassPanel, *, is_last: bool) -> None:
-    """The class histogram behind the lines, so that what "frequent" means can be read off the same panel."""
+def _draw_counts(axis: Axes, panel: ClassPanel, most: int, *, is_last: bool) -> None:
+    """The class histogram behind the lines, so that what "frequent" means can be read off the same panel.
+
+    It fills the lower half at most, on one scale for all panels (``most`` images).
+    """
     counts = axis.twinx()
     counts.bar(range(len(panel.counts)), panel.counts, width=0.8, color="#e6e6e6", zorder=0)
-    counts.set_ylim(0, max(panel.counts) * 1.15)
+    counts.set_ylim(0, most * 2)
+    counts.set_yticks([tick for tick in counts.get_yticks() if tick <= most])
     counts.grid(visible=False)
     counts.tick_params(axis="y", colors="#777777")
     if is_last:
@@ -151,7 +158,7 @@ def _draw_groups(axis: Axes, table: Table, metrics: Sequence[str]) -> None:
             [place - 0.4 + width * (number + 0.5) for place, _ in bars],
             [item.mean for _, item in bars],
             width * 0.92,
-            yerr=[item.std or 0.0 for _, item in bars],
+            yerr=[math.nan if item.std is None else item.std for _, item in bars],  # NaN draws no whisker
             capsize=2,
             color=_COLOURS[number % len(_COLOURS)],
             alpha=0.85,
@@ -164,7 +171,7 @@ def _draw_groups(axis: Axes, table: Table, metrics: Sequence[str]) -> None:
     chance = next((row for row in table.rows if row.kind is RowKind.CHANCE), None)
     level = next((item for item in _estimates(table, chance, metrics) if item), None) if chance else None
     if level is not None:
-        axis.axhline(level.mean, color="#555555", linestyle=":", linewidth=1, label="chance")
+        axis.axhline(level.mean, color="#555555", linestyle=":", linewidth=1, label=_CHANCE)
     axis.set_xticks(range(len(metrics)), [metric.rpartition("/")[2] for metric in metrics])
     axis.set_ylim(0, 100)
 
@@ -185,7 +192,8 @@ def _panels(number: int, width: float) -> tuple[Figure, list[Axes]]:
 
 
 def _saved(figure: Figure, legend_of: Axes, form: Literal["svg", "png"]) -> bytes:
-    handles, labels = legend_of.get_legend_handles_labels()
+    entries = zip(*legend_of.get_legend_handles_labels(), strict=True)
+    handles, labels = zip(*sorted(entries, key=lambda entry: entry[1] == _CHANCE), strict=True)  # chance comes last
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
     # Neither a date nor a version in the file: the same report is the same file.
     metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}

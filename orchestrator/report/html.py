@@ -6,16 +6,12 @@ import base64
 from collections.abc import Sequence
 from importlib.resources import files
 
-from orchestrator.report.model import Report, RowKind
+from orchestrator.report.model import DrawnFigure, Report, RowKind
 from orchestrator.report.wording import caption, cell_text, metric_titles
 
 
-def html(report: Report, figures: Sequence[tuple[str, bytes]] = ()) -> str:
-    """The page.
-
-    Args:
-        figures: title and SVG of each figure.
-    """
+def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
+    """The page, with the figures as SVG inside."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -40,8 +36,12 @@ def html(report: Report, figures: Sequence[tuple[str, bytes]] = ()) -> str:
             for row in table.rows
         ],
         figures=[
-            {"title": title, "source": f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"}
-            for title, svg in figures
+            {
+                "title": figure.title,
+                "caption": figure.caption,
+                "source": f"data:image/svg+xml;base64,{base64.b64encode(figure.svg).decode()}",
+            }
+            for figure in figures
         ],
     )
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from orchestrator.report.model import Report, RowKind, Table
+from orchestrator.report.model import DrawnFigure, Report, RowKind, Table
 from orchestrator.report.wording import caption, cell_text, metric_titles
 
 
-def markdown(report: Report, figures: Sequence[tuple[str, str]] = ()) -> str:
-    """The report in GitHub's Markdown.
-
-    Args:
-        figures: title and relative path of each figure.
-    """
+def markdown(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
+    """The report in GitHub's Markdown. Figures are linked as PNG files beside it."""
     blocks = [f"# {escape(report.name)}", escape(caption(report)), markdown_table(report.table)]
     blocks += [f"*{escape(note)}*" for note in report.notes]
     if report.unfinished:
@@ -22,8 +18,12 @@ def markdown(report: Report, figures: Sequence[tuple[str, str]] = ()) -> str:
             "## Runs without a result",
             _grid(["run", "id", "state", "reason"], (map(escape, row) for row in rows), "---"),
         ]
-    for title, path in figures:
-        blocks += [f"## {escape(title)}", f"![{escape(title)}]({path})"]
+    for figure in figures:
+        blocks += [
+            f"## {escape(figure.title)}",
+            f"![{escape(figure.title)}]({figure.name}.png)",
+            escape(figure.caption),
+        ]
     return "\n\n".join(blocks) + "\n"
 
 

@@ -173,3 +173,19 @@ class Report:
     def unfinished(self) -> tuple[ReportedRun, ...]:
         """Runs without a result, in the order of the grid."""
         return tuple(run for run in self.runs if run.state is not RunState.COMPLETED)
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A figure in two forms.
+
+    Attributes:
+        name: of its files, without ending.
+        caption: what is drawn, in one or two sentences.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -14,29 +14,40 @@ from orchestrator.report.wording import caption, cell_text, metric_titles
 def render_summary(report: Report, width: int) -> RenderableType:
     """The table, its caption and its notes.
 
-    Column groups stand side by side if they fit into ``width`` characters, else one below the other, and turned by 90
-    degrees (a line for each metric) where even one group is too wide.
+    Column groups stand side by side if they fit into ``width`` characters, else one below the other (long labels then
+    wrap); where even one group is too wide, the table is turned: a line for each row and metric.
     """
     table = report.table
-    layouts = ([_wide(table)], [_wide(table.of_group(group)) for group in table.groups])
-    parts: list[RenderableType] = next(
-        (list(layout) for layout in layouts if max(map(_natural_width, layout)) <= width), [_turned(table)]
-    )
-    parts.append(Text(caption(report), style="dim"))
+    parts: list[RenderableType] = [*_layout(table, width), Text(caption(report), style="dim")]
     parts += [Text(note, style="yellow") for note in report.notes]
     return Group(*parts)
 
 
+def _layout(table: Table, width: int) -> list[RenderableType]:
+    whole = _wide(table)
+    if _measure(whole).maximum <= width:
+        return [whole]
+    groups = [_wide(table.of_group(group)) for group in table.groups]
+    if all(_measure(group).minimum <= width for group in groups):
+        return [item for group in groups for item in (group, Text())]
+    return [_turned(table)]
+
+
 def _wide(table: Table) -> RichTable:
-    """One line of headings; the group's name stands above its first metric."""
+    """One line of headings; the group's name stands above its first metric. Only labels of rows may wrap."""
     drawn = _empty()
-    drawn.add_column(table.rows_title, no_wrap=True)
-    for group in table.groups:
-        for number, title in enumerate(metric_titles(table)):
-            drawn.add_column(f"{group if number == 0 else ''}\n{title}", justify="right", no_wrap=True)
-    for row in table.rows:
-        cells = [cell_text(cell, column.metric) for cell, column in zip(row.cells, table.columns, strict=True)]
-        drawn.add_row(row.label, *cells, style="" if row.kind is RowKind.RUNS else "dim")
+    drawn.add_column(table.rows_title)
+    cells = [
+        [cell_text(cell, column.metric) for cell, column in zip(row.cells, table.columns, strict=True)]
+        for row in table.rows
+    ]
+    titles = metric_titles(table)
+    for number, column in enumerate(table.columns):
+        heading = (column.group if number % len(titles) == 0 else "", titles[number % len(titles)])
+        longest = max(map(len, [*heading, *(row[number] for row in cells)]))
+        drawn.add_column("\n".join(heading), justify="right", no_wrap=True, min_width=longest)
+    for row, texts in zip(table.rows, cells, strict=True):
+        drawn.add_row(row.label, *texts, style="" if row.kind is RowKind.RUNS else "dim")
     return drawn
 
 
@@ -56,8 +67,7 @@ def _empty() -> RichTable:
     return RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
 
-def _natural_width(table: RichTable) -> int:
-    from rich.console import Console
-
+def _measure(table: RichTable) -> Measurement:
+    """Widths of the table, with every label wrapped and with none."""
     endless = Console(width=100_000)
-    return Measurement.get(endless, endless.options, table).maximum
+    return Measurement.get(endless, endless.options, table)

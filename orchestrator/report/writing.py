@@ -8,7 +8,7 @@ from orchestrator.errors import EnvironmentProblem
 from orchestrator.report.csv_tables import runs_csv, summary_csv
 from orchestrator.report.html import html
 from orchestrator.report.markdown import markdown
-from orchestrator.report.model import Report
+from orchestrator.report.model import DrawnFigure, Report
 from trainers.rundir import atomic
 
 
@@ -23,13 +23,13 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """
     figures = _figures(report)
     contents: dict[str, bytes] = {
-        "report.md": markdown(report, [(title, f"{name}.png") for name, title, _, _ in figures]).encode(),
-        "report.html": html(report, [(title, svg) for _, title, svg, _ in figures]).encode(),
+        "report.md": markdown(report, figures).encode(),
+        "report.html": html(report, figures).encode(),
         "summary.csv": summary_csv(report).encode(),
         "runs.csv": runs_csv(report).encode(),
     }
-    for name, _, svg, png in figures:
-        contents |= {f"{name}.svg": svg, f"{name}.png": png}
+    for figure in figures:
+        contents |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in contents.items():
@@ -41,18 +41,34 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def _figures(report: Report) -> list[tuple[str, str, bytes, bytes]]:
-    """File name, title, SVG and PNG of every figure that the runs have the numbers for. Imports matplotlib."""
+def _figures(report: Report) -> list[DrawnFigure]:
+    """Every figure that the runs have the numbers for. Imports matplotlib."""
     if not report.completed:
         return []
     from orchestrator.report.figures import group_metrics, groups_figure, per_class_figure
 
+    over = " and ".join(report.table.over) or "runs"
     figures = []
     if report.panels:
-        svg, png = per_class_figure(report, "svg"), per_class_figure(report, "png")
-        figures.append(("per_class", "Accuracy against class frequency", svg, png))
+        figures.append(
+            DrawnFigure(
+                "per_class",
+                "Accuracy against class frequency",
+                f"Mean over {over}, with a band of one sample standard deviation to each side. "
+                "Grey bars: training images of each class (right axis). Dotted: chance.",
+                per_class_figure(report, "svg"),
+                per_class_figure(report, "png"),
+            )
+        )
     metrics = group_metrics(report.table)
     if metrics:
-        svg, png = groups_figure(report.table, metrics, "svg"), groups_figure(report.table, metrics, "png")
-        figures.append(("groups", "Many, medium and few", svg, png))
+        figures.append(
+            DrawnFigure(
+                "groups",
+                "Many, medium and few",
+                f"Mean over {over} of the accuracy on each third of the classes, with one sample standard deviation.",
+                groups_figure(report.table, metrics, "svg"),
+                groups_figure(report.table, metrics, "png"),
+            )
+        )
     return figures
