@@ -16,7 +16,7 @@ from orchestrator.report import build_report, render_summary, write_report
 from orchestrator.report.csv_tables import runs_csv, summary_csv
 from orchestrator.report.html import html
 from orchestrator.report.markdown import escape, markdown
-from orchestrator.report.model import Cell, Estimate, Report, ReportedRun, RowKind
+from orchestrator.report.model import Cell, DrawnFigure, Estimate, Report, ReportedRun, RowKind
 from orchestrator.report.summary import estimate, summarise
 from orchestrator.report.wording import caption, cell_text, metric_titles
 from orchestrator.runs import ExperimentView, ReportOptions, RunView
@@ -27,6 +27,7 @@ from trainers.rundir import Result, RunDir, atomic
 AXES = ("method", "data.profile", "seed")
 CLASSES = ("cat", "dog", "eel")
 TOP1 = "eval/knn/top1"
+FIGURE = DrawnFigure("per_class", "Accuracy", "By class.", b"<svg/>", b"")
 
 
 def run(method: str, profile: str, seed: int, top1: float | None, state: RunState = RunState.COMPLETED) -> ReportedRun:
@@ -170,7 +171,7 @@ def test_curves_average_over_seeds(full: Report) -> None:
 
 
 def test_markdown_is_a_table_of_equal_lines(full: Report) -> None:
-    text = markdown(full, [("Accuracy", "per_class.png")])
+    text = markdown(full, [FIGURE])
     table = [line for line in text.splitlines() if line.startswith("|")][:6]
     assert {line.count("|") for line in table} == {10}
     assert "| isd | 71.0 ± 1.4 (2) | 81.0 ± 1.4 (2) |" in text
@@ -199,7 +200,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_from_elsewhere(full: Report) -> None:
-    page = Page(html(full, [("Accuracy", b"<svg/>")]))
+    page = Page(html(full, [FIGURE]))
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
     sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
     assert len(sources) == 1
@@ -230,7 +231,7 @@ def test_csv_holds_every_value_in_full(full: Report) -> None:
     assert (float(isd["mean"]), float(isd["std"]), isd["n"], isd["expected"]) == (71.0, 2**0.5, "2", "2")
 
 
-@pytest.mark.parametrize("width", [200, 100, 60, 30])
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 30])
 def test_the_terminal_shows_every_value_at_any_width(full: Report, width: int) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=width, color_system=None)
