@@ -182,30 +182,29 @@ class VisionTransformer(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, dim): the CLS token after the final LayerNorm."""
-        x = self._tokens(images)
-        for block in self.blocks:
-            x = block(x)
-        return self._normed(x[:, 0])
+        normed: Tensor = self.norm(self._cls_tokens(images)[-1])
+        return normed
 
     def forward_layers(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (depth, B, dim): the CLS token after every block, each through the same final LayerNorm.
 
         The last layer equals :meth:`forward`.
         """
-        x = self._tokens(images)
-        layers = []
-        for block in self.blocks:
-            x = block(x)
-            layers.append(x[:, 0])
-        return self._normed(torch.stack(layers))
+        normed: Tensor = self.norm(torch.stack(self._cls_tokens(images)))
+        return normed
+
+    def _cls_tokens(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the CLS token after each block, (B, dim) each."""
+        x, cls_tokens = self._tokens(images), []
+        for number, block in enumerate(self.blocks, start=1):
+            # Nobody reads the last block's patches, and computing its CLS token alone gives the same value.
+            x = block(x, num_outputs=1 if number == self.depth else None)
+            cls_tokens.append(x[:, 0])
+        return cls_tokens
 
     def _tokens(self, images: Tensor) -> Tensor:
         patches = self.patch_projection(images).flatten(2).transpose(1, 2)  # (B, P, dim), row by row
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches + self.positions], dim=1)
-
-    def _normed(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(x)
-        return normed
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:
@@ -233,8 +232,9 @@ class _TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, num_outputs: int | None = None) -> Tensor:
+        """(B, T, dim) -> the first ``num_outputs`` tokens, all for None."""
+        x = x[:, :num_outputs] + self.attention(self.norm1(x), num_outputs)
         transformed: Tensor = x + self.mlp(self.norm2(x))
         return transformed
 
@@ -246,9 +246,9 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_outputs: int | None = None) -> Tensor:
         # (B, T, 3 * dim) -> three tensors (B, heads, T, dim / heads)
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = F.scaled_dot_product_attention(query[:, :, :num_outputs], key, value)
         projected: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return projected

@@ -3,8 +3,8 @@
 :class:`GroupBatchNorm` takes statistics over fixed small groups of the global batch, as MoCo v2 and ISD do on several
 GPUs; :class:`SyncBatchNorm` over all of it, as MoCo v3 and SDSSL do. Both are plain batch normalisation in evaluation.
 
-Neither counts batches (``num_batches_tracked`` stays 0): the running averages have a fixed momentum, so nobody reads the
-count, and it would cost a kernel per layer and step.
+Neither counts batches (``num_batches_tracked`` stays 0): the running averages have a fixed momentum, so nobody reads
+the count, and it would cost a kernel per layer and step.
 """
 
 from __future__ import annotations

@@ -412,6 +412,11 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
             "backbone",
             f"method sdssl distils every block of a vision transformer, and backbone={backbone.name} is none; use vit_tiny",
         )
+    if isinstance(method, SDSSL) and isinstance(backbone, ViTTiny) and backbone.depth < 2:
+        yield Inconsistent(
+            "backbone.depth",
+            f"depth={backbone.depth} leaves method sdssl no block before the last one to distil; use 2 or more",
+        )
     if isinstance(method, SDSSL) and batch < 2:
         yield Inconsistent("train.batch_size", "batch_size=1 gives batch norm nothing to average; use 2 or more")
     if isinstance(backbone, ViTTiny) and image_size(config.data) % backbone.patch_size:

@@ -38,8 +38,7 @@ class SDSSL(Method):
         assert isinstance(method, options.SDSSL)
         local_batch_size(config.train.batch_size)
         backbone = build_backbone(config.backbone, options.image_size(config.data))
-        if not isinstance(backbone, VisionTransformer) or backbone.depth < 2:
-            raise ValueError(f"method sdssl needs a vision transformer of 2 blocks or more, not {config.backbone!r}")
+        assert isinstance(backbone, VisionTransformer) and backbone.depth > 1, "RunConfig refuses these"
         depth, dim, out = backbone.depth, backbone.dim, method.projection_dim
         hidden, intermediate = method.hidden_dim, method.intermediate_hidden_dim
         self.backbone = backbone

@@ -302,8 +302,8 @@ def test_sdssl_teacher_moves_after_the_step_with_that_steps_momentum() -> None:
 
 
 def test_sdssl_needs_a_block_before_the_last() -> None:
-    with pytest.raises(ValueError, match="2 blocks or more"):
-        build_method(run_config(METHODS["sdssl"], VIT.model_copy(update={"depth": 1})))
+    with pytest.raises(ValueError, match=r"depth=1 leaves method sdssl no block"):
+        run_config(METHODS["sdssl"], VIT.model_copy(update={"depth": 1}))
 
 
 # --- MoCo and ISD as a whole -----------------------------------------------------------------------------------------
