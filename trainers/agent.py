@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -40,13 +41,14 @@ def main(command_line: Sequence[str] | None = None) -> int:
     options = torchrun.get_args_parser().parse_args(command_line)
     arguments = train.parse_arguments(_trainer_arguments(options))
     os.environ[_FORK_SAFE_CUDA_CHECK] = "1"
+    _format_logs_plainly()
     config = _launch_config(options)
     gc.freeze()  # the garbage collector would otherwise touch, and so copy, every inherited page in every rank
     try:
         elastic_launch(config, _run_rank)(os.getpid(), arguments)
     except ChildFailedError as error:
         _record_killed_ranks(error, arguments)
-        return 1
+        return 0 if all(rank.exitcode == train.EXIT_STOPPED for rank in error.failures.values()) else 1
     except SignalException:
         return 0  # every rank was asked to stop and given its time
     finally:
@@ -58,6 +60,19 @@ def _trainer_arguments(options: argparse.Namespace) -> list[str]:
     if not options.module or options.training_script != "trainers":
         raise SystemExit("trainers.agent starts only `-m trainers <run directory>`; use torchrun for anything else")
     return list(options.training_script_args)
+
+
+def _format_logs_plainly() -> None:
+    """Have torch's loggers print their records by the standard library's means.
+
+    Their own formatter imports the compiler for the first traceback that it prints: seconds, while a failed run holds
+    its place.
+    """
+    formatter = logging.Formatter("%(asctime)s %(levelname)s agent %(process)d: %(message)s")
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger) and logger.name.partition(".")[0] == "torch":
+            for handler in logger.handlers:
+                handler.setFormatter(formatter)
 
 
 def _launch_config(options: argparse.Namespace) -> LaunchConfig:
@@ -86,9 +101,9 @@ def _run_rank(agent_pid: int, arguments: train.Arguments) -> None:
     if arguments.attempt is not None:
         _redirect_output(RunDir(arguments.run_dir), arguments.attempt)
     exit_code = train.run(arguments, parent_pid=agent_pid)
-    if exit_code:
-        # Returning would count as success, and leaving with 0 before the agent has read a return value would let it
-        # wait for ever.
+    if exit_code != train.EXIT_DONE:
+        # A rank that returns waits for the agent to fetch its return value, which an agent that is shutting down does
+        # not do any more. So a rank that was asked to stop leaves by itself.
         sys.exit(exit_code)
 
 

@@ -17,8 +17,8 @@ from trainers.data import DataProblem
 from trainers.loop import Diverged
 from trainers.rundir import RankFailure, RunDir, StopReason, atomic
 
-#: Seconds in which the rank that failed first, or the agent for a rank that was killed, writes its record.
-_PATIENCE_S = 3.0
+#: Seconds in which the rank that failed first has left its record, unless it was killed and could not.
+_PATIENCE_S = 1.0
 
 #: How torch names a lost peer. Most of it arrives as a plain RuntimeError.
 _LOST_PEER_WORDS = ("closed by peer", "gloo", "NCCL", "ProcessGroup", "TCPStore", "rendezvous")
@@ -30,15 +30,14 @@ class ConfigProblem(Exception):  # noqa: N818 - named like DataProblem
 
 def describe(error: Exception, rank: int) -> RankFailure:
     """The record of an exception that ended a rank."""
-    reason = _reason(error)
-    message = str(error) if reason is not StopReason.ERROR or _is_ours(error) else _first_line(error)
-    return RankFailure(
-        rank=rank,
-        reason=reason,
-        message=message,
-        is_consequence=_is_lost_peer(error),
-        time=time.time(),
-    )
+    reason, is_consequence = _reason(error), _is_lost_peer(error)
+    if is_consequence:
+        message = f"rank {rank} lost another rank ({_first_line(error)})"
+    elif reason is StopReason.ERROR and not isinstance(error, CheckpointError):
+        message = _first_line(error)
+    else:
+        message = str(error)
+    return RankFailure(rank=rank, reason=reason, message=message, is_consequence=is_consequence, time=time.time())
 
 
 def root_cause(run_dir: RunDir, attempt: int, own: RankFailure) -> RankFailure:
@@ -66,10 +65,6 @@ def _reason(error: Exception) -> StopReason:
         case Diverged():
             return StopReason.DIVERGED
     return StopReason.ERROR
-
-
-def _is_ours(error: Exception) -> bool:
-    return isinstance(error, CheckpointError)
 
 
 def _first_line(error: Exception) -> str:

@@ -43,6 +43,9 @@ from trainers.training import Training, all_ranks, restore
 
 logger = logging.getLogger(__name__)
 
+#: Exit codes of a rank.
+EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 75
+
 #: Seconds to wait for an earlier attempt that is still ending.
 _LOCK_DEADLINE_S = 120.0
 
@@ -84,7 +87,8 @@ def run(arguments: Arguments, parent_pid: int | None = None) -> int:
         parent_pid: the process that must not be outlived; None for no such process.
 
     Returns:
-        0 if the run is done or was stopped on request, else 1. Why is in the run directory.
+        0 if the run is done, 75 if it was asked to stop (it may be done even so), 1 if it failed. What happened, and
+        why, is in the run directory.
     """
     run_dir = RunDir(arguments.run_dir)
     own_rank = int(os.environ.get("RANK", "0"))
@@ -101,10 +105,10 @@ def run(arguments: Arguments, parent_pid: int | None = None) -> int:
         except Exception as error:
             logger.exception("rank %d failed", own_rank)
             _report(run_dir, journal, arguments.attempt, failure.describe(error, own_rank))
-            return 1
+            return EXIT_FAILED
         finally:
             journal.close()
-    return 0
+        return EXIT_STOPPED if stop_requested() else EXIT_DONE
 
 
 def _start_logging(run_dir: RunDir, attempt: int | None, own_rank: int) -> None:
@@ -219,8 +223,14 @@ def _process_group() -> Iterator[None]:
         return
     # Tensors on the CPU (what ranks agree on) go through gloo in any case, gradients through NCCL where there are GPUs.
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    yield
-    # Only after success: with a rank missing, a farewell would wait for it.
+    try:
+        yield
+    except Stopped:
+        dist.barrier()
+        raise
+    # All ranks leave together: torchrun takes the first to go with another code than 0 as the sign to end the others,
+    # of which rank 0 may still be writing. After a failure there is nobody to wait for.
+    dist.barrier()
     dist.destroy_process_group()
 
 

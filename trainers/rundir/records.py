@@ -212,3 +212,8 @@ class AttemptRecord(Record):
     detail: str = ""
     first_step: int = 0
     last_step: int = 0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        lists = {key: tuple(value.get(key, ())) for key in ("hosts", "devices", "command")}
+        return super().from_json({**value, **lists})

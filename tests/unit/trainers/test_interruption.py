@@ -1,4 +1,4 @@
-"""A run that is interrupted at any step ends with the same bits as one that is not (design, "What must always hold" 4)."""
+"""A run that is interrupted at any step ends with the bits of one that is not (design, "What must always hold", 4)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_stopping_at_every_step_changes_nothing(make_run: MakeRun, numbers_of: N
     for number in range(7):
         with pytest.raises(Stopped, match=f"after step {number}"):
             attempt(stopped, number + 1, at_boundary(min(number, 1)))
-        assert [folder.name for folder in stopped.checkpoint_dirs()][0] == f"step_{number}"
+        assert stopped.checkpoint_dirs()[0].name == f"step_{number}"
     attempt(stopped, 8, never)
 
     assert numbers_of(stopped) == numbers_of(undisturbed)
