@@ -2,7 +2,8 @@
 
 ``source`` and ``scalars`` read YAML into ``nodes`` with positions; ``document`` merges ``extends`` and ``--set``;
 ``shape`` and ``settings`` know which settings exist and how they merge; ``schema`` types the sections beside the runs;
-``axes``, ``patterns`` and ``grid`` read the rules; ``cells`` expands and validates; ``explain`` words the problems.
+``axes``, ``patterns`` and ``grid`` read the rules; ``sections`` and ``cells`` expand and validate; ``labels`` names the
+values of axes; ``explain`` words the problems.
 """
 
 from orchestrator.experiment.cells import Cell, Expansion, RuleCount

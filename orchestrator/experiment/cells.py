@@ -1,32 +1,26 @@
-"""From the grid to the runs, in order. Pure, deterministic, and linear in the number of runs.
-
-A cell is the sections of its run and the resources. Settings change one section at a time, and the changed section and
-its validation are both remembered: a grid of 100,000 cells validates each distinct section once, then combines them.
-"""
+"""From the grid to the runs, in order. Pure, deterministic, and linear in the number of runs."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_type_hints
+from typing import NamedTuple
 
-from pydantic import ValidationError, create_model
+from pydantic import ValidationError
 
-from orchestrator.experiment.axes import CELL_SHAPE, SECTIONS, Setting
-from orchestrator.experiment.explain import problems_of, raise_problems
+from orchestrator.experiment.axes import SECTIONS
+from orchestrator.experiment.explain import raise_problems
 from orchestrator.experiment.grid import Extra, Grid
-from orchestrator.experiment.labels import label
-from orchestrator.experiment.nodes import Entry, MapNode, Node, Position, Problem
-from orchestrator.experiment.patterns import SECTION_DEFAULTS, Condition, Pattern
+from orchestrator.experiment.nodes import Position, Problem
 from orchestrator.experiment.schema import Resources
-from orchestrator.experiment.settings import complete, merged
-from orchestrator.spec import run_id_of_texts, section_text
-from trainers.config import IDENTITY_SECTIONS, Inconsistent, RunConfig, Section
+from orchestrator.experiment.sections import SectionStore, Tree, locate
+from orchestrator.spec import run_id_of_texts
+from trainers.config import IDENTITY_SECTIONS, Inconsistent, RunConfig
 
-_RUN_SECTIONS = SECTIONS[:-1]
+_RUN_SECTIONS = tuple(enumerate(SECTIONS[:-1]))
 _HASHED = tuple((name, SECTIONS.index(name)) for name in IDENTITY_SECTIONS)
 
 
@@ -94,30 +88,8 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-Tree = list[Node | None]
 #: Where a cell comes from: the index of a value in each group of axes, or an item of ``include``.
 Origin = tuple[int, ...] | Extra
-
-
-def _section_models() -> tuple[type[Section], ...]:
-    """For each section a model with it as the only field, so that a section can be validated alone."""
-    types: dict[str, Any] = {**get_type_hints(RunConfig, include_extras=True), "resources": Resources}
-    fields: Iterable[dict[str, Any]] = (
-        {name: (types[name], default)} for name, default in zip(SECTIONS, SECTION_DEFAULTS, strict=True)
-    )
-    return tuple(create_model("OneSection", __base__=Section, **field) for field in fields)
-
-
-_MODELS = _section_models()
-
-
-# Compared by identity: cells that share a section share what is computed of it.
-@dataclass(frozen=True, slots=True, eq=False)
-class _Valid:
-    """A validated section, and its part of the text that the run id is the hash of."""
-
-    value: Any
-    text: str
 
 
 class _Seen(NamedTuple):
@@ -127,21 +99,19 @@ class _Seen(NamedTuple):
 
 @dataclass
 class _Expander:
-    """One expansion, with everything that was computed before by the identity of its nodes."""
+    """One expansion."""
 
     grid: Grid
+    store: SectionStore = field(default_factory=SectionStore)
     problems: list[Problem] = field(default_factory=list)
     # Inconsistent cells may be many for one mistake; they are counted behind the first one's title.
     inconsistent: dict[Problem, list[str]] = field(default_factory=dict)
-    applied: dict[tuple[Node | None, Setting], Node] = field(default_factory=dict)
-    answers: dict[tuple[Node | None, Condition], bool] = field(default_factory=dict)
-    valid: list[dict[Node | None, _Valid | None]] = field(default_factory=lambda: [{} for _ in SECTIONS])
-    labels: dict[tuple[str, _Valid], str] = field(default_factory=dict)
 
     def expand(self) -> Expansion:
         seen: dict[str, _Seen] = {}
         changed, excluded = [0] * len(self.grid.rules), [0] * len(self.grid.excludes)
         for origin, tree in itertools.chain(self._product(), self._included()):
+            self.store.apply(tree, self.grid.overrides)
             self._apply_rules(tree, changed)
             if not isinstance(origin, Extra) and self._is_excluded(tree, excluded):
                 continue
@@ -158,9 +128,9 @@ class _Expander:
             [RuleCount(p.at, p.text, n) for p, n in zip(self.grid.excludes, excluded, strict=True)],
         )
 
-    # Building trees.
-
     def _product(self) -> Iterator[tuple[Origin, Tree]]:
+        if self.grid.extras and not self.grid.groups:
+            return  # a file that only includes lists its runs one by one
         # A component is set before its options, in whichever order the file has the two axes.
         columns = [
             (axis.depth, number, [axis.setting(index) for index in range(len(group))])
@@ -168,106 +138,46 @@ class _Expander:
             for axis in group.axes
         ]
         columns.sort(key=lambda column: column[0])
-        base = self._base()
         for origin in itertools.product(*(range(len(group)) for group in self.grid.groups)):
-            tree = list(base)
-            for _, number, settings in columns:
-                self._apply(tree, settings[origin[number]])
-            self._apply_all(tree, self.grid.overrides)
+            tree = list(self.grid.base)
+            self.store.apply(tree, [settings[origin[number]] for _, number, settings in columns])
             yield origin, tree
 
     def _included(self) -> Iterator[tuple[Origin, Tree]]:
         for extra in self.grid.extras:
-            tree = list(self._base())
-            self._apply_all(tree, extra.settings)
-            self._apply_all(tree, self.grid.overrides)
+            tree = list(self.grid.base)
+            self.store.apply(tree, extra.settings)
             yield extra, tree
-
-    def _base(self) -> Tree:
-        return list(self.grid.base)
-
-    def _apply_all(self, tree: Tree, settings: tuple[Setting, ...]) -> None:
-        for setting in settings:
-            self._apply(tree, setting)
-
-    def _apply(self, tree: Tree, setting: Setting) -> None:
-        key = (tree[setting.section], setting)
-        node = self.applied.get(key)
-        if node is None:
-            node = merged(key[0], setting.node, CELL_SHAPE.fields[SECTIONS[setting.section]])
-            self.applied[key] = node
-        tree[setting.section] = node
-
-    # Rules.
 
     def _apply_rules(self, tree: Tree, counts: list[int]) -> None:
         for number, rule in enumerate(self.grid.rules):
-            if self._matches(rule.pattern, tree):
+            if self.store.matches(rule.pattern, tree):
                 counts[number] += 1
-                self._apply_all(tree, rule.settings)
-                self._apply_all(tree, self.grid.overrides)
+                self.store.apply(tree, rule.settings)
+                self.store.apply(tree, self.grid.overrides)  # --set wins over rules, and later rules see it
 
     def _is_excluded(self, tree: Tree, counts: list[int]) -> bool:
         result = False
         for number, pattern in enumerate(self.grid.excludes):  # all of them: each must match something
-            if self._matches(pattern, tree):
+            if self.store.matches(pattern, tree):
                 counts[number] += 1
                 result = True
         return result
 
-    def _matches(self, pattern: Pattern, tree: Tree) -> bool:
-        return all(self._holds(condition, tree[condition.section]) for condition in pattern.conditions)
-
-    def _holds(self, condition: Condition, node: Node | None) -> bool:
-        key = (node, condition)
-        answer = self.answers.get(key)
-        if answer is None:
-            answer = self.answers[key] = condition.holds(node)
-        return answer
-
-    # Validation and identity.
-
     def _cell(self, index: int, tree: Tree) -> Cell | None:
-        sections = [self._section(number, node) for number, node in enumerate(tree)]
-        valid = [section for section in sections if section is not None]
-        if len(valid) < len(sections):
+        sections = self.store.validated(tree)
+        if sections is None:
             return None
-        axes = {name: self._label(name, valid) for name in self.grid.axes}
-        run_id = run_id_of_texts({name: valid[number].text for name, number in _HASHED})
-        resources: Resources = valid[-1].value
-        values = {name: section.value for name, section in zip(_RUN_SECTIONS, valid, strict=False)}
+        axes = {name: self.store.label(name, options, sections) for name, options in self.grid.axes.items()}
+        run_id = run_id_of_texts({name: sections[number].text for name, number in _HASHED})
+        resources: Resources = sections[-1].value
         try:
-            config = RunConfig.model_validate(values)
+            config = RunConfig.model_validate({name: sections[number].value for number, name in _RUN_SECTIONS})
             _check_world_size(config, resources)
         except (ValidationError, Inconsistent) as error:
             self._add_inconsistent(_inconsistent(error), tree, axes)
             return None
         return Cell(index, run_id, axes, config, resources)
-
-    def _section(self, number: int, node: Node | None) -> _Valid | None:
-        known = self.valid[number]
-        if node not in known:
-            known[node] = self._validate(number, node)
-        return known[node]
-
-    def _validate(self, number: int, node: Node | None) -> _Valid | None:
-        name = SECTIONS[number]
-        values = {} if node is None else {name: complete(node, CELL_SHAPE.fields[name])}
-        try:
-            value = getattr(_MODELS[number].model_validate(values), name)
-        except ValidationError as error:
-            assert node is not None, "the defaults of a section are valid"
-            self.problems += problems_of(error, MapNode({name: Entry(node.at, node)}, node.at), CELL_SHAPE)
-            return None
-        return _Valid(value, section_text(value) if name in IDENTITY_SECTIONS else "")
-
-    def _label(self, axis: str, valid: list[_Valid]) -> str:
-        section = axis.partition(".")[0]
-        key = (axis, valid[SECTIONS.index(section)])
-        text = self.labels.get(key)
-        if text is None:
-            text = self.labels[key] = label({section: key[1].value}, axis, self.grid.axes[axis])
-        return text
 
     # Problems.
 
@@ -319,7 +229,7 @@ class _Expander:
                     self.problems.append(
                         Problem(pattern.at, f"exclude {pattern.text} matches no cell; correct it, or remove it")
                     )
-        raise_problems(self.problems)
+        raise_problems([*self.store.problems, *self.problems])
         if is_empty:
             raise_problems([Problem(self.grid.start, "every cell is excluded, so that nothing is left to run")])
 
@@ -340,18 +250,6 @@ def _check_world_size(config: RunConfig, resources: Resources) -> None:
             f"train.batch_size={config.train.batch_size} cannot be divided over {world_size} processes "
             f"(nodes={resources.nodes}, processes per node: {resources.processes}); use a multiple of {world_size}",
         )
-
-
-def locate(tree: Tree, key: str) -> Position | None:
-    """Where the option ``key``, or else the innermost of its parents that is written, was written."""
-    section, *rest = key.split(".")
-    node = tree[SECTIONS.index(section)]
-    for part in rest:
-        below = node.get(part) if isinstance(node, MapNode) else None
-        if below is None:
-            break
-        node = below
-    return None if node is None else node.at
 
 
 def _is_in_identity(axis: str) -> bool:

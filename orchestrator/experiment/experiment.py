@@ -11,12 +11,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.experiment.axes import CELL_SHAPE, SECTIONS, Setting, unknown_path
-from orchestrator.experiment.cells import Cell, Expansion, expand, locate
+from orchestrator.experiment.cells import Cell, Expansion, expand
 from orchestrator.experiment.document import OPTIONS_SHAPE, Document, read_document
 from orchestrator.experiment.explain import problems_of, raise_problems
 from orchestrator.experiment.grid import Grid, parse_grid
 from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, ScalarNode, fail
 from orchestrator.experiment.schema import Backend, Options, Report, Resources, Retries, Tracking
+from orchestrator.experiment.sections import locate
 from orchestrator.experiment.settings import complete
 from orchestrator.experiment.shape import find
 

@@ -6,7 +6,6 @@ ends up in ten thousand runs still knows its file, line and column, and exists o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -139,14 +138,3 @@ def kind(value: Any) -> str:
             return "a list"
         case _:
             return "a mapping"
-
-
-def walk(node: Node) -> Iterator[Node]:
-    """``node`` and everything below it, parents first."""
-    yield node
-    if isinstance(node, ListNode):
-        for item in node.items:
-            yield from walk(item)
-    elif isinstance(node, MapNode):
-        for entry in node.entries.values():
-            yield from walk(entry.node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -344,6 +345,12 @@ class TestInclude:
         assert (first.config.train.epochs, first.config.train.batch_size, first.config.seed) == (3, 64, 5)
         assert second.config.backbone.width == 8
 
+    def test_without_axes_a_file_lists_its_runs_one_by_one(self) -> None:
+        assert titles("include: [{seed: 3}, {seed: 4, method: isd}]\n") == [
+            "seed=3 method=moco_v2",
+            "seed=4 method=isd",
+        ]
+
     def test_what_only_include_varies_is_an_axis_of_all_cells(self) -> None:
         text = "grid: {seed: [0]}\ninclude: [{method: isd, train: {epochs: 5}}]\n"
         assert titles(text) == ["seed=0 method=moco_v2 train.epochs=200", "seed=0 method=isd train.epochs=5"]
@@ -513,3 +520,37 @@ def test_ten_thousand_cells_take_less_than_two_seconds() -> None:
     runs = cells(text)
     assert time.process_time() - started < 2
     assert len({cell.run_id for cell in runs}) == 10_000
+
+
+class TestPositions:
+    TEXT = (
+        "base: {data: {root: a}}\n"
+        "grid: {data.split_seed: [0, 1]}\n"
+        "when: [{if: {data.split_seed: 1}, set: {data.root: b}}]\n"
+    )
+
+    def test_a_value_is_found_where_it_was_written(self) -> None:
+        loaded = experiment(self.TEXT, "data.root=c")
+        places = [str(loaded.position_of("data.root", value)) for value in ("a", "b", "c")]
+        assert places == ["x.yaml:2:21", "x.yaml:4:52", "--set data.root=c"]
+        assert str(loaded.position_of("data.split_seed", 1)) == "x.yaml:3:29"
+
+    def test_a_default_is_placed_at_what_is_written_around_it(self) -> None:
+        assert str(experiment(self.TEXT).position_of("data.profile.size", 5)) == "x.yaml:2:14"
+        assert str(experiment("").position_of("data.root", "data")) == "x.yaml:1:1"
+
+
+REPOSITORY = Path(__file__).parents[3]
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/experiment-file.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_guide_are_experiments(example: str) -> None:
+    Path("recipes").symlink_to(REPOSITORY / "experiments/recipes")
+    Path("x.yaml").write_text(example)
+    assert load_experiment("x.yaml", (), {}).cells()
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_experiments_of_the_repository_are_valid(path: Path) -> None:
+    assert load_experiment(path, (), {}).cells()

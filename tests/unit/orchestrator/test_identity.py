@@ -172,7 +172,7 @@ class TestSpec:
 
     @pytest.mark.parametrize(
         ("root", "expected"),
-        [("data", "/w/x/data"), ("../data", "/w/data"), ("/abs", "/abs"), ("~/d", str(Path.home() / "d"))],
+        [("data", "/w/x/data"), ("../data", "/w/x/../data"), ("/abs", "/abs"), ("~/d", str(Path.home() / "d"))],
     )
     def test_the_data_path_is_absolute_and_the_id_does_not_see_it(self, root: str, expected: str) -> None:
         run = config({"data": {"root": root}})
@@ -202,15 +202,18 @@ class TestProvenance:
             identity_options = ("-c", "user.name=a", "-c", "user.email=a@b")
             subprocess.run(["git", "-C", str(tmp_path), *identity_options, *arguments], check=True, capture_output=True)
 
-        assert git_state(tmp_path) is None
+        file = tmp_path / "a"
+        file.write_text("1")
+        assert git_state(file) is None
         git("init", "-q")
-        assert git_state(tmp_path) is None
-        (tmp_path / "a").write_text("1")
+        assert git_state(file) is None
         git("add", "a")
         git("commit", "-qm", "a")
-        clean = git_state(tmp_path)
+        clean = git_state(file)
         assert clean is not None
         assert len(clean["commit"]) == 40
         assert clean["dirty"] is False
-        (tmp_path / "a").write_text("2")
-        assert git_state(tmp_path) == {**clean, "dirty": True}
+        file.write_text("2")
+        assert git_state(file) == {**clean, "dirty": True}
+        (tmp_path / "untracked").write_text("")
+        assert git_state(tmp_path / "untracked") is None
