@@ -6,7 +6,6 @@ A pass can be killed at any line, and the next pass of any controller finishes t
 from __future__ import annotations
 
 import logging
-import socket
 import time
 import uuid
 from collections import defaultdict
@@ -16,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from orchestrator.backends import create_backend
 from orchestrator.backends.base import Backend, JobRequest, JobShape
 from orchestrator.experiment import Resources
 from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
 from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Move, Retries, Revoke, RunPicture, decide
+from orchestrator.processes import ProcessName
 from orchestrator.state import READY, Cause, JobState, RunState
 from orchestrator.workspace import Workspace
 from trainers.config import SCHEMA_VERSION
@@ -78,7 +76,7 @@ class Controller:
         self.workspace = workspace
         self._clock = clock
         self._backends: dict[str, Backend] = dict(backends or {})
-        self.owner = owner_name()
+        self.owner = ProcessName.of_this().to_text()
 
     def backend(self, name: str) -> Backend:
         """The backend of that name, made on first use."""
@@ -273,22 +271,10 @@ def write_spec(run_dir: RunDir, run_id: str, config: Mapping[str, Any], origin: 
     atomic.write_json(run_dir.spec_path, spec)
 
 
-def owner_name() -> str:
-    """Names this controller's process for ever: host, process id, creation time."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
-
-
 def is_owner_alive(owner: str) -> bool:
     """Whether the controller may still live. One on another host is out of sight and gets the benefit of the doubt."""
-    host, pid, created = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return True
-    try:
-        process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(created)) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    process = ProcessName.from_text(owner)
+    return not process.is_here or process.is_alive
 
 
 def watch(

@@ -23,10 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
-
-from orchestrator.backends.local import boot_id
 from orchestrator.outcome import EXIT_DONE, EXIT_FAILED, judge, saved_steps
+from orchestrator.processes import ProcessName
 from orchestrator.supervision import supervise, take_signals
 from orchestrator.torchrun import Rendezvous, build_command, build_environment
 from trainers.rundir import AttemptRecord, Claim, Phase, RunDir, atomic
@@ -114,14 +112,8 @@ def _launch(run_dir: RunDir, options: Options) -> int:
 
 
 def _claim(run_dir: RunDir, token: str) -> bool:
-    process = psutil.Process()
-    claim = Claim(
-        token=token,
-        pid=process.pid,
-        create_time=process.create_time(),
-        host=socket.gethostname(),
-        boot_id=boot_id(),
-    )
+    own = ProcessName.of_this()
+    claim = Claim(token=token, pid=own.pid, create_time=own.create_time, host=own.host, boot_id=own.boot_id)
     return atomic.create_json_exclusively(run_dir.claim_path(token), claim.to_json())
 
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from urllib.parse import quote
 
+from orchestrator.collect.payload import VIEW
 from orchestrator.collect.store import artifact_root, check_store, connect, redacted
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.workspace import Workspace
@@ -56,11 +57,18 @@ def serve(uri: str, workspace: Workspace, experiment: str | None, port: int | No
 
 
 def experiment_path(uri: str, experiment: str | None) -> str:
-    """The experiment's page below the server's address; the list of experiments if it is not in the store yet."""
+    """The experiment's page below the server's address, with the axes of the grid as columns.
+
+    The list of experiments if it is not in the store yet.
+    """
     if experiment is None:
         return "#/experiments"
     found = connect(uri).get_experiment_by_name(experiment)
-    return "#/experiments" if found is None else f"#/experiments/{quote(found.experiment_id)}/runs"
+    return (
+        "#/experiments"
+        if found is None
+        else f"#/experiments/{quote(found.experiment_id)}/runs?viewStateShareKey={VIEW}"
+    )
 
 
 def server_command(uri: str, artifacts: str | None, port: int) -> list[str]:

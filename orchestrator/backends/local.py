@@ -17,14 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
 from orchestrator.backends.base import Backend, Job, JobRequest, JobShape
+from orchestrator.processes import ProcessName, boot_id
 from orchestrator.state import JobState
 from trainers.rundir import Claim, RunDir, atomic
-
-#: Signals that only the launcher's own process gets; it passes them on.
-_STOP_SIGNAL = signal.SIGTERM
 
 
 def create() -> Backend:
@@ -144,15 +140,19 @@ class LocalBackend:
             return (JobState.ENDED if child is not None else JobState.ABSENT), job.job_id
         if claim.pid == 0:  # revoked
             return JobState.ENDED, job.job_id
-        if claim.host != socket.gethostname():
+        launcher = _launcher(claim)
+        if not launcher.is_here:
             return JobState.UNKNOWN, job.job_id  # another machine's workspace: its kernel is out of our sight
-        return (JobState.RUNNING if is_alive(claim) else JobState.ENDED), str(claim.pid)
+        return (JobState.RUNNING if launcher.is_alive else JobState.ENDED), str(claim.pid)
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             claim = RunDir(job.run_dir).read_claim(job.token)
-            if claim is not None and claim.pid and claim.host == socket.gethostname() and is_alive(claim):
-                os.kill(claim.pid, _STOP_SIGNAL)
+            if claim is None or not claim.pid:
+                continue
+            launcher = _launcher(claim)
+            if launcher.is_here and launcher.is_alive:
+                os.kill(launcher.pid, signal.SIGTERM)
 
     def revoke(self, job: Job) -> bool:
         return atomic.create_json_exclusively(
@@ -179,22 +179,5 @@ class LocalBackend:
         return found
 
 
-def is_alive(claim: Claim) -> bool:
-    """Whether the very process that made the claim still runs (not a later one with its number, not a zombie)."""
-    if claim.boot_id != boot_id():
-        return False
-    try:
-        process = psutil.Process(claim.pid)
-        # Creation times are derived from the wall clock at boot, which time servers move by fractions of a second.
-        is_same = abs(process.create_time() - claim.create_time) < 2.0
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def boot_id() -> str:
-    """Identifies this start of this machine; process ids mean nothing across it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return str(int(psutil.boot_time()))
+def _launcher(claim: Claim) -> ProcessName:
+    return ProcessName(claim.host, claim.boot_id, claim.pid, claim.create_time)

@@ -233,6 +233,7 @@ class _Collector:
         if cursor.artifacts.get(name) != stamp:
             self.store.client.log_text(cursor.mlflow_run_id, experiment.file_text, name)
             cursor = replace(cursor, artifacts={**cursor.artifacts, name: stamp})
+        self.store.set_experiment_tags(payload.experiment_tags(experiment, cursor.mlflow_run_id))
         self.cursors.put("", cursor)
         return cursor.mlflow_run_id
 

@@ -137,6 +137,13 @@ class MlflowStore:
         else:
             self.client.set_terminated(run_id, facts.status, facts.ended_ms)
 
+    def set_experiment_tags(self, tags: Mapping[str, str]) -> None:
+        """Set those tags of the MLflow experiment that differ."""
+        known = self.client.get_experiment(self.experiment_id).tags
+        for key, value in tags.items():
+            if known.get(key) != value:
+                self.client.set_experiment_tag(self.experiment_id, key, value)
+
     def log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
         """Add what the run trains on as its dataset input."""
         from mlflow.entities import Dataset, InputTag

@@ -11,6 +11,7 @@ from orchestrator.controller import Controller
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.experiment import load_experiment
 from orchestrator.ledger import Ledger, Wanted
+from orchestrator.processes import ProcessName, boot_id
 from orchestrator.state import JobState, RunState
 from orchestrator.submission import submit
 from orchestrator.workspace import Workspace
@@ -114,7 +115,7 @@ def test_max_parallel_is_kept(site: Site) -> None:
 
 def test_a_controller_that_died_between_intent_and_submission_is_replaced(site: Site) -> None:
     controller = site.submit()
-    controller.owner = f"{socket.gethostname()}:999999999:1.0"  # a process that does not exist
+    controller.owner = ProcessName(socket.gethostname(), boot_id(), 999_999_999, 1.0).to_text()  # not a living one
     site.scheduler.refuses = True
     with pytest.raises(EnvironmentProblem):
         controller.step("grid")
