@@ -33,7 +33,7 @@ class CheckpointError(Exception):
     """A checkpoint cannot be used or written; the message is one sentence for the user."""
 
 
-class ForeignCheckpoint(CheckpointError):  # noqa: N818 - reads as what was found
+class ForeignCheckpoint(CheckpointError):
     """The checkpoint belongs to another run."""
 
 

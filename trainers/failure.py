@@ -24,7 +24,7 @@ _PATIENCE_S = 1.0
 _LOST_PEER_WORDS = ("closed by peer", "gloo", "NCCL", "ProcessGroup", "TCPStore", "rendezvous")
 
 
-class ConfigProblem(Exception):  # noqa: N818 - named like DataProblem
+class ConfigProblem(Exception):
     """The run's configuration cannot work, or its spec cannot be read; the message is one sentence for the user."""
 
 

@@ -1,8 +1,8 @@
 """The training loop: steps, and what happens at the boundary between two of them.
 
 Every boundary may be the end. A run that is stopped at one and resumed computes what it would have computed, because
-a boundary's work is done in a fixed order and each part of it can tell whether it was done before the stop: the line
-of metrics empties the sums that it is made of; an evaluation notes its step.
+a boundary's work has a fixed order around the checkpoint: the line of metrics comes before it and empties the sums that
+it is made of, so that it is not written again; whatever comes after it is done when the run goes on from there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from trainers.rundir import Phase
 from trainers.training import Training, capture
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and its state is saved
+class Stopped(Exception):
     """The run was asked to stop, and does so where nothing is lost."""
 
 
-class Diverged(Exception):  # noqa: N818 - reads as what happened
+class Diverged(Exception):
     """The loss, or something else that the method logs, is not finite."""
 
 
@@ -91,8 +91,7 @@ def cross_boundary(training: Training) -> None:
     if training.ends_epochs(runtime.keep_every_epochs):
         keep_encoder(training)
     # The encoders of the last step are evaluated anyway, as the result.
-    is_due = knn is not None and training.ends_epochs(knn.every_epochs) and training.step > training.assessed_step
-    if is_due and not is_last:
+    if knn is not None and training.ends_epochs(knn.every_epochs) and not is_last:
         assess(training)
 
 
@@ -135,7 +134,6 @@ def assess(training: Training) -> None:
     assessment = training.assessor.assess(training.method)
     training.journal.write(training.step, training.progress.epoch, assessment.metrics)
     training.journal.enter(Phase.TRAINING)
-    training.assessed_step = training.step
     training.speed.restart()
 
 

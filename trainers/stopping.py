@@ -10,6 +10,7 @@ of the main thread.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -105,6 +106,14 @@ def shield_worker() -> None:
     for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, signal.SIG_IGN)
     die_with_parent(os.getppid(), signal.SIGKILL)
+
+
+def end_workers() -> None:
+    """End what this process has forked. The interpreter, at its exit, would wait for a shielded worker for ever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the end of a worker for an accident
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join()
 
 
 @dataclass(frozen=True)

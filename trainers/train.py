@@ -38,7 +38,7 @@ from trainers.methods.base import Method
 from trainers.optimizers import build_optimizer
 from trainers.rundir import Phase, RankFailure, Result, RunDir, StopReason, atomic
 from trainers.speed import Speedometer
-from trainers.stopping import Boundary, SignalWatch, die_with_parent
+from trainers.stopping import Boundary, SignalWatch, die_with_parent, end_workers
 from trainers.training import Training, all_ranks, restore
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ def run(arguments: Arguments, parent_pid: int | None = None) -> int:
             return EXIT_FAILED
         finally:
             journal.close()
+            end_workers()
         return EXIT_STOPPED if stop_requested() else EXIT_DONE
 
 

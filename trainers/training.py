@@ -36,7 +36,6 @@ class Training:
         boundary: what the ranks agree on between two steps.
         means: of the values logged since the last line of metrics.
         step: optimizer steps done.
-        assessed_step: the last step at which the encoders were evaluated during training.
         untrained: evaluation of the encoders before the first step; None if it is not wanted or not done yet.
     """
 
@@ -55,7 +54,6 @@ class Training:
     means: RunningMeans
     speed: Speedometer
     step: int = 0
-    assessed_step: int = 0
     untrained: Assessment | None = None
 
     @property
@@ -86,7 +84,6 @@ def capture(training: Training, sums: Sums) -> dict[str, Any]:
         "method": training.method.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "sums": {"names": list(sums.names), "table": sums.table},
-        "assessed_step": training.assessed_step,
         "untrained": training.untrained.to_state() if training.untrained is not None else None,
     }
 
@@ -98,7 +95,6 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.optimizer.load_state_dict(state["optimizer"])
     sums = Sums(tuple(state["sums"]["names"]), state["sums"]["table"])
     training.means.restore(sums, rank(), world_size())
-    training.assessed_step = state["assessed_step"]
     training.untrained = Assessment(**state["untrained"]) if state["untrained"] is not None else None
 
 

@@ -6,7 +6,6 @@ normalisation follow in batches on the device. Memory is bounded by the few batc
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from trainers.data.archive import decode, pixels_of
 from trainers.data.images import FileImages
 from trainers.data.problem import DataProblem
 from trainers.rng import Stream
+from trainers.stopping import shield_worker
 from trainers.views import View
 
 Ints = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ class Decoder:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pinned,
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=_shield,
         )
 
     def decode(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
@@ -116,10 +116,9 @@ class _Order(Sampler[Batch]):
         return len(self.batches)
 
 
-def _leave_signals_to_parent(_worker: int) -> None:
+def _shield(_worker: int) -> None:
     """A signal that asks the whole job to stop must not kill the workers: the trainer still finishes its step."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    shield_worker()
 
 
 def _random_crop(image: Image.Image, view: View, stream: Stream, size: int) -> Tensor:
