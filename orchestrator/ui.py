@@ -64,11 +64,9 @@ def experiment_path(uri: str, experiment: str | None) -> str:
     if experiment is None:
         return "#/experiments"
     found = connect(uri).get_experiment_by_name(experiment)
-    return (
-        "#/experiments"
-        if found is None
-        else f"#/experiments/{quote(found.experiment_id)}/runs?viewStateShareKey={VIEW}"
-    )
+    if found is None:
+        return "#/experiments"
+    return f"#/experiments/{quote(found.experiment_id)}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
 
 
 def server_command(uri: str, artifacts: str | None, port: int) -> list[str]:

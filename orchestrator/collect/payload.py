@@ -235,14 +235,14 @@ def experiment_tags(experiment: ExperimentView, parent_id: str) -> dict[str, str
     """Tags of the MLflow experiment itself: how its page in MLflow's UI begins.
 
     The experiment opens as model training, not as generative AI, and has a shared view: its runs without their parent,
-    in the order in which they started, with the axes of the grid and the report's metrics as columns.
+    best first, with the axes of the grid and the report's metrics as columns.
     """
     columns = [f"params.`{axis}`" for axis in experiment.axes]
     columns += [f"metrics.`{metric}`" for metric in experiment.report.metrics]
     view = {
         "searchFilter": f"tags.`{MLFLOW_PARENT_TAG}` = '{parent_id}'",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": True,
+        "orderByKey": f"metrics.`{experiment.report.metrics[0]}`",
+        "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
