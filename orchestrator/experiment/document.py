@@ -15,11 +15,11 @@ from orchestrator.experiment.nodes import (
     MapNode,
     Node,
     Position,
-    ScalarNode,
     fail,
     is_null,
     kind,
     plain,
+    spelled,
 )
 from orchestrator.experiment.schema import GRID_SECTIONS, TOP_LEVEL, Options
 from orchestrator.experiment.settings import at_path, expanded, merged, normalised, split_path
@@ -110,14 +110,11 @@ def _read_extended(
     _check_top_level(file.root)
     own = _normalised_sections(file.root)
     result = MapNode({}, own.at)
-    for entry in _extended_names(file.root):
-        path = Path(name).parent / str(entry.value)
+    for at, path in _extended_paths(file):
         cycle = [*chain, (identity, name)]
         if path.resolve() in [known for known, _ in cycle]:
             names = " -> ".join([shown for _, shown in cycle] + [str(path)])
-            raise fail(entry.at, f"the files extend one another in a circle: {names}")
-        if not path.exists():
-            raise fail(entry.at, f"extends {entry.value}, and there is no file {path}")
+            raise fail(at, f"the files extend one another in a circle: {names}")
         result = _merged_sections(result, _read_extended(str(path), environment, files, tuple(cycle)))
     return _merged_sections(result, own)
 
@@ -133,17 +130,28 @@ def _check_top_level(root: MapNode) -> None:
         raise fail(at, f"{key} is not a section of an experiment file{hint} (sections: {', '.join(TOP_LEVEL)})")
 
 
-def _extended_names(root: MapNode) -> list[ScalarNode]:
-    node = root.get("extends")
+def _extended_paths(file: SourceFile) -> list[tuple[Position, Path]]:
+    """The files that ``file`` extends, as paths from the current folder, with where they are named."""
+    node = file.root.get("extends")
     if node is None or is_null(node):
         return []
-    items = node.items if isinstance(node, ListNode) else (node,)
     result = []
-    for item in items:
-        if not isinstance(item, ScalarNode) or not isinstance(item.value, str):
-            raise fail(item.at, f"extends holds {kind(plain(item))}, where the path of a file is expected")
-        result.append(item)
+    for item in node.items if isinstance(node, ListNode) else (node,):
+        value = plain(item)
+        if not isinstance(value, str):
+            raise fail(item.at, f"extends holds {kind(value)}, where the path of a file is expected")
+        path = Path(file.name).parent / value
+        if not _is_file(path):
+            raise fail(item.at, f"extends {spelled(value)}, and there is no file {path}")
+        result.append((item.at, path))
     return result
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _normalised_sections(root: MapNode) -> MapNode:

@@ -73,7 +73,13 @@ class Problem(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.at}: {self.message}"
+        """One line, whatever characters the user's keys and file names have."""
+        text = f"{self.at}: {self.message}"
+        return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def fail(at: Position, message: str) -> InputError:

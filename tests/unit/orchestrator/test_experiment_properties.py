@@ -12,7 +12,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.errors import InputError
 from orchestrator.experiment import Cell, load_experiment
+from orchestrator.experiment.schema import TOP_LEVEL
 
 fast = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -213,3 +215,29 @@ def test_an_axis_gives_the_runs_that_single_files_give(flat: dict[str, Any], val
     flat.pop("seed", None)
     together = ids({"name": "x", "base": nested(flat), "grid": {"seed": values}})
     assert together == [ids({"name": "x", "base": nested({**flat, "seed": value})})[0] for value in values]
+
+
+KEYS = ("name", "data.profile", "train", "train.epochs", "seed", "if", "set", "resources.nodes", "a\nb", "")
+words = st.sampled_from(["method", "isd", "moco_v2", *KEYS])
+leaves = st.one_of(st.none(), st.booleans(), st.integers(-2, 300), st.floats(-1, 2), words)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)),
+    max_leaves=8,
+)
+sections = st.sampled_from([*TOP_LEVEL, "method", ""])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(sections, trees, max_size=4), st.lists(st.tuples(words, trees), max_size=2))
+def test_nothing_that_can_be_written_ends_in_another_error(
+    document: dict[str, Any], assignments: list[tuple[str, Any]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.yaml")
+        path.write_text(json.dumps({"name": "x", **document}))
+        overrides = [f"{key}={json.dumps(value)}" for key, value in assignments]
+        try:
+            load_experiment(path, overrides, {}).cells()
+        except InputError as error:
+            assert all(line.startswith((str(path), "--set ", "...")) for line in str(error).split("\n"))

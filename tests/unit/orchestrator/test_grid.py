@@ -162,6 +162,8 @@ class TestComponents:
         (cell,) = cells("base: {method: {queue_size: 1024}, train.optimizer.momentum: 0.5}\n")
         assert cell.config.method == MoCoV2(queue_size=1024)
         assert cell.config.train.optimizer.name == "sgd"
+        default, other = cells("base: {method: {queue_size: 1024}}\ngrid: {method: [moco_v2, isd]}\n")
+        assert (default.config.method, other.config.method) == (MoCoV2(queue_size=1024), ISD())
 
     def test_a_data_set_keeps_its_other_settings(self) -> None:
         text = "base: {data: {name: digits, split_seed: 4}}\ngrid: {data: [digits, cifar10]}\n"
@@ -239,9 +241,10 @@ class TestExtends:
 
     def test_a_missing_file_is_named_where_it_is_extended(self) -> None:
         assert error("extends: [nope.yaml]\n") == "x.yaml:2:11: extends nope.yaml, and there is no file nope.yaml"
-        assert (
-            error("extends: [3]\n") == "x.yaml:2:11: extends holds a whole number, where the path of a file is expected"
-        )
+        assert error("extends: ['']\n") == "x.yaml:2:11: extends '', and there is no file ."
+        assert error('extends: "a\\0b"\n') == "x.yaml:2:10: extends 'a\\x00b', and there is no file a\\x00b"
+        assert error(f"extends: {'a' * 5000}\n").startswith("x.yaml:2:10: extends aaa")
+        assert error("extends: [3]\n").startswith("x.yaml:2:11: extends holds a whole number, where the path of a file")
 
 
 class TestRules:
@@ -273,6 +276,8 @@ class TestRules:
             ("{data.profile: [{imbalance: [10]}]}", []),
             ("{data.profile.name: balanced}", [0, 1]),
             ("{train.decay_matrices_only: false, seed: 0}", [0]),
+            ("{train.decay_matrices_only: 0}", []),  # false is no number
+            ("{seed: true}", []),
             ("{evaluate.knn.k: [[20, 1, 200]], seed: 0}", [0]),
             ("{augment.blur_probability: null, seed: 0}", [0]),
             ("{resources.nodes: 1, seed: 0}", [0]),
