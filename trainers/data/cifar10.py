@@ -41,11 +41,7 @@ def load(root: Path, cache_dir: Path) -> ImageData:
         entry = cached(cache_dir, key, lambda: _read_binary(binary))
     else:
         found = find_class_folders(root)
-        if found.class_names != CLASS_NAMES:
-            raise DataProblem(
-                f"data.root={root} has the classes {_some(found.class_names)}, and data.name=cifar10 needs "
-                f"{_some(CLASS_NAMES)}; use data.name=image_folder for other images"
-            )
+        _check_classes(root, found.class_names)
         splits = (found.train, found.test)
         key = _key((name, split.archive.size(name)) for split in splits for name in split.names)
         entry = cached(cache_dir, key, lambda: _decode_files(found.train, found.test))
@@ -122,5 +118,14 @@ def _key(files: Iterable[tuple[str, int]]) -> str:
     return f"cifar10-{digest.hexdigest()[:24]}"
 
 
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" … ({len(names)} in all)" if len(names) > 3 else "")
+def _check_classes(root: Path, class_names: tuple[str, ...]) -> None:
+    for found, wanted, problem in (
+        (CLASS_NAMES, class_names, "no class"),
+        (class_names, CLASS_NAMES, "another class,"),
+    ):
+        different = sorted(set(found) - set(wanted))
+        if different:
+            raise DataProblem(
+                f"data.root={root} has {problem} {different[0]!r}, and data.name=cifar10 needs CIFAR-10's ten classes; "
+                f"use data.name=image_folder for other images"
+            )

@@ -109,18 +109,25 @@ def eval_batches(
     """
     chosen = np.arange(len(images)) if indices is None else indices
     batches = [Batch(0, chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
-    for batch, pixels in zip(batches, _plain_pixels(images, batches, size, device, workers), strict=True):
+    for batch, pixels in zip(batches, _plain_pixels(images, batches, size, workers), strict=True):
         labels = torch.from_numpy(images.labels[batch.indices]).to(device)
-        yield augment.resize_and_normalise(pixels.to(device, non_blocking=True), size, mean, std), labels
+        yield augment.resize_and_normalise(_moved(pixels, device), size, mean, std), labels
 
 
-def _plain_pixels(
-    images: ImageSet, batches: list[Batch], size: int, device: torch.device, workers: int
-) -> Iterator[Tensor]:
+def _plain_pixels(images: ImageSet, batches: list[Batch], size: int, workers: int) -> Iterator[Tensor]:
     if isinstance(images, ArrayImages):
-        return (torch.from_numpy(_gather(images, batch.indices)) for batch in batches)
-    decoder = Decoder(CentreCrops(images, size), workers=workers, pinned=device.type == "cuda")
-    return decoder.decode(batches)
+        yield from (torch.from_numpy(_gather(images, batch.indices)) for batch in batches)
+        return
+    decoder = Decoder(CentreCrops(images, size), workers=workers)
+    try:
+        yield from decoder.decode(batches)
+    finally:
+        decoder.close()
+
+
+def _moved(pixels: Tensor, device: torch.device) -> Tensor:
+    """On the device; the copy to a GPU runs beside what the GPU is doing."""
+    return pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pixels
 
 
 def _gather(images: ArrayImages, indices: Ints) -> npt.NDArray[np.uint8]:
@@ -171,10 +178,7 @@ class _ArrayViews:
     def _pixels(self, indices: Ints) -> Tensor:
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self._recipe.device, non_blocking=True)]
-        pixels = torch.from_numpy(_gather(self._images, indices))
-        if self._recipe.device.type == "cuda":
-            return pixels.pin_memory().to(self._recipe.device, non_blocking=True)
-        return pixels
+        return _moved(torch.from_numpy(_gather(self._images, indices)), self._recipe.device)
 
 
 class _FileViews:
@@ -183,12 +187,12 @@ class _FileViews:
     def __init__(self, images: FileImages, recipe: _Recipe, workers: int) -> None:
         self._recipe = recipe
         crops = RandomCrops(images, recipe.views, recipe.seed, recipe.size)
-        self._decoder = Decoder(crops, workers=workers, pinned=recipe.device.type == "cuda")
+        self._decoder = Decoder(crops, workers=workers)
 
     def of(self, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         recipe = self._recipe
         for batch, crops in zip(batches, self._decoder.decode(batches), strict=True):
-            first, second = crops.to(recipe.device, non_blocking=True).unbind(0)
+            first, second = _moved(crops, recipe.device).unbind(0)
             yield augment.two_views_of_crops(
                 (first, second),
                 recipe.views,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class DataProblem(Exception):  # noqa: N818 (it names what is wrong with the data)
+class DataProblem(Exception):
     """The data set is missing, damaged or too small for what is asked. Trying again will not help.
 
     Attributes:

@@ -136,7 +136,7 @@ def _check_counts(
         remedy = "raise data.profile.size" if _asked_size(data) else "lower data.profile.imbalance"
         raise DataProblem(
             f"data.profile leaves class {images.class_names[int(empty[0])]!r} of {images.source} without a training "
-            f"image (the smallest class has {available.min()}); {remedy}"
+            f"image (its smallest class has {available.min()}); {remedy}"
         )
 
 

@@ -1,0 +1,285 @@
+"""Batches: the same images in the same order, whatever the processes, workers and interruptions."""
+
+import gc
+import multiprocessing
+import os
+import re
+import signal
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainers import data, rng
+from trainers.config import RunConfig
+from trainers.data import (
+    ArrayImages,
+    DataProblem,
+    ImageData,
+    TrainLoader,
+    digits,
+    eval_batches,
+    training_subset,
+)
+
+CPU = torch.device("cpu")
+Views = tuple[Tensor, Tensor]
+
+
+def run(batch_size: int = 16, **sections: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "method": {"name": "moco_v2", "queue_size": 4 * batch_size, "bn_group_size": 2},
+            "data": {"profile": {"name": "balanced", "size": 100}},
+            "train": {"batch_size": batch_size},
+            **sections,
+        }
+    )
+
+
+def loader(config: RunConfig, images: ImageData | None = None, *, rank: int = 0, world_size: int = 1) -> TrainLoader:
+    images = images or digits.load()
+    subset = training_subset(config.data, images)
+    return TrainLoader(images, subset, config, rank=rank, world_size=world_size, device=CPU)
+
+
+def assert_same(ours: list[Views], theirs: list[Views]) -> None:
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_an_epoch_is_all_whole_batches() -> None:
+    batches = loader(run(16))
+    assert batches.steps_per_epoch == 6
+    views = list(batches.epoch(0))
+    assert len(views) == 6
+    assert all(view.shape == (16, 3, 8, 8) for pair in views for view in pair)
+
+
+def test_an_epoch_visits_each_image_at_most_once_and_epochs_differ() -> None:
+    """Images of one colour each survive the crop unchanged, so a batch tells which images it holds."""
+    colours = np.arange(0, 250, 5, dtype=np.uint8)
+    pixels = np.broadcast_to(colours[:, None, None, None], (50, 3, 8, 8)).copy()
+    train = ArrayImages(pixels, np.zeros(50, np.int64))
+    images = ImageData("digits", "colours", "0" * 32, ("a",), train, train, (0.0,) * 3, (1.0,) * 3)
+    plain = {"jitter_probability": 0.0, "grayscale_probability": 0.0, "blur_probability": 0.0}
+    config = run(16, augment=plain, data={"profile": {"name": "balanced"}}, seed=3)
+
+    def visited(epoch: int) -> list[int]:
+        views = [first[:, 0, 0, 0] for first, _ in loader(config, images).epoch(epoch)]
+        return [round(float(value) * 255 / 5) for value in torch.cat(views)]
+
+    assert visited(0) == rng.epoch_permutation(3, 0, 50)[:48].tolist()
+    assert len(set(visited(0))) == 48
+    assert visited(0) != visited(1)
+
+
+def test_an_epoch_can_begin_at_any_step() -> None:
+    whole = list(loader(run()).epoch(2))
+    for first_step in (1, 5):
+        assert_same(list(loader(run()).epoch(2, first_step)), whole[first_step:])
+    assert list(loader(run()).epoch(2, 6)) == []
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_global_batch_does_not_depend_on_the_number_of_processes(world_size: int) -> None:
+    whole = list(loader(run()).epoch(1))
+    shares = [list(loader(run(), rank=rank, world_size=world_size).epoch(1)) for rank in range(world_size)]
+    for step, (first, second) in enumerate(whole):
+        for rank in range(world_size):
+            torch.testing.assert_close(shares[rank][step][0], first[rank::world_size], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(shares[rank][step][1], second[rank::world_size], atol=1e-5, rtol=1e-5)
+
+
+def test_run_seeds_share_the_subset_but_not_the_views() -> None:
+    (first, _), *_ = loader(run(seed=0)).epoch(0)
+    (other, _), *_ = loader(run(seed=1)).epoch(0)
+    assert not torch.equal(first, other)
+
+
+def test_views_have_the_size_and_scale_asked_for() -> None:
+    config = run(data={"image_size": 16, "profile": {"name": "balanced"}})
+    first = torch.cat([first for first, _ in loader(config).epoch(0)])
+    assert first.shape[2:] == (16, 16)
+    assert abs(first.mean()) < 0.4 and 0.5 < first.std() < 1.3
+
+
+def test_a_batch_larger_than_the_subset_is_refused() -> None:
+    with pytest.raises(DataProblem, match=r"train\.batch_size=128 is larger than the 100 training images"):
+        loader(run(128))
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.batch_size=16 cannot be divided equally by 3 processes"):
+        loader(run(16), world_size=3)
+
+
+# --- files
+
+
+def image_folder(root: Path, *, per_class: int = 12) -> Path:
+    """Two classes of noisy images of many sizes and modes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", per_class), ("val", 3)):
+        for name in ("cat", "dog"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = random.integers(20, 60, 2)
+                image = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
+                mode, suffix = [("RGB", "jpg"), ("L", "png"), ("RGBA", "png"), ("P", "png")][number % 4]
+                image.convert(mode).save(folder / f"{number}.{suffix}")
+    return root
+
+
+def folder_data(root: Path) -> ImageData:
+    return data.load(folder_run(root).data, root / "cache")
+
+
+def folder_run(root: Path, workers: int = 0) -> RunConfig:
+    section = {"name": "image_folder", "root": str(root), "image_size": 24, "profile": {"name": "balanced"}}
+    return run(8, data=section, runtime={"workers": workers})
+
+
+def test_files_are_cropped_and_coloured_as_arrays_are(tmp_path: Path) -> None:
+    """PIL crops to whole 8-bit values, so the two ways agree up to rounding, which colours then amplify."""
+    root = image_folder(tmp_path)
+    for path in sorted(root.rglob("*.*")):
+        Image.open(path).convert("RGB").resize((32, 32)).save(path.with_suffix(".png"))
+        if path.suffix != ".png":
+            path.unlink()
+    config = folder_run(root)
+    files = data.load(config.data, tmp_path / "cache")
+    pixels = np.stack([np.asarray(Image.open(root / name)).transpose(2, 0, 1) for name in files.train.names])  # type: ignore[union-attr]
+    train = ArrayImages(pixels, files.train.labels)
+    arrays = ImageData("image_folder", "", "", files.class_names, train, train, files.mean, files.std)
+    for ours, theirs in zip(loader(config, files).epoch(0), loader(config, arrays).epoch(0), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            difference = (one - other).abs()
+            assert difference.mean() < 0.02 and difference.max() < 0.5
+
+
+def test_the_number_of_workers_changes_no_bit(tmp_path: Path) -> None:
+    config = folder_run(image_folder(tmp_path))
+    images = data.load(config.data, tmp_path / "cache")
+    with_workers = loader(folder_run(tmp_path, workers=2), images)
+    without = loader(config, images)
+    for epoch, first_step in ((0, 0), (1, 1)):  # the second pass reuses the workers
+        assert_same(list(with_workers.epoch(epoch, first_step)), list(without.epoch(epoch, first_step)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_is_named(tmp_path: Path, workers: int) -> None:
+    config = folder_run(image_folder(tmp_path), workers)
+    broken = tmp_path / "train" / "dog" / "0.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(DataProblem) as caught:
+        list(loader(config, data.load(config.data, tmp_path / "cache")).epoch(0))
+    message = caught.value.message
+    assert message.startswith(f"{broken} (200 bytes) cannot be decoded: ") and message.count("\n") == 0
+    assert message.endswith("; replace or remove the file")
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_workers_outlive_a_request_to_stop(tmp_path: Path, stop_signal: signal.Signals) -> None:
+    """Schedulers signal every process of a job, and the trainer still wants to finish its step."""
+    views = loader(folder_run(image_folder(tmp_path), 2), folder_data(tmp_path)).epoch(0)
+    first = [next(views)]
+    for worker in multiprocessing.active_children():
+        wait_until_shielded(worker.pid or 0)
+        os.kill(worker.pid or 0, stop_signal)
+    assert_same(first + list(views), list(loader(folder_run(tmp_path), folder_data(tmp_path)).epoch(0)))
+
+
+def wait_until_shielded(pid: int) -> None:
+    """Wait for a worker that has only just been forked to ignore what it will ignore."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        (ignored,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+        if int(ignored, 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"worker {pid} does not ignore SIGTERM")
+
+
+def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
+    views = loader(folder_run(image_folder(tmp_path, per_class=40), 1), folder_data(tmp_path)).epoch(0)
+    next(views)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(BrokenProcessPool):
+        list(views)
+
+
+def test_no_worker_outlives_its_loader(tmp_path: Path) -> None:
+    root = image_folder(tmp_path)
+    views = loader(folder_run(root, 2), folder_data(root)).epoch(0)
+    next(views)
+    assert len(multiprocessing.active_children()) == 2
+    del views
+    images = folder_data(root)
+    list(eval_batches(images.test, None, batch_size=4, size=8, device=CPU, mean=images.mean, std=images.std, workers=2))
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+    assert not multiprocessing.active_children()
+
+
+# --- evaluation
+
+
+def test_evaluation_keeps_the_order_and_the_last_short_batch() -> None:
+    images = digits.load()
+    batches = list(
+        eval_batches(images.test, None, batch_size=128, size=8, device=CPU, mean=images.mean, std=images.std)
+    )
+    assert [len(labels) for _, labels in batches] == [128, 128, 128, 116]
+    assert torch.equal(torch.cat([labels for _, labels in batches]), torch.from_numpy(images.test.labels))
+    assert isinstance(images.test, ArrayImages)
+    expected = (torch.from_numpy(images.test.pixels[:128]) / 255 - images.mean[0]) / images.std[0]
+    torch.testing.assert_close(batches[0][0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_evaluation_takes_the_images_asked_for() -> None:
+    images = digits.load()
+    indices = np.array([7, 3, 100])
+    ((pixels, labels),) = eval_batches(
+        images.train, indices, batch_size=8, size=16, device=CPU, mean=images.mean, std=images.std
+    )
+    assert pixels.shape == (3, 3, 16, 16)
+    assert labels.tolist() == images.train.labels[indices].tolist()
+
+
+def test_evaluation_crops_the_centre_of_files(tmp_path: Path) -> None:
+    """A white square of a quarter of the shorter side, in the middle of a wide black image, ends in the middle."""
+    root = image_folder(tmp_path)
+    wide = np.zeros((64, 160, 3), np.uint8)
+    wide[24:40, 72:88] = 255
+    Image.fromarray(wide).save(root / "val" / "cat" / "0.png")
+    (root / "val" / "cat" / "0.jpg").unlink()
+    images = data.load(folder_run(root).data, tmp_path / "cache")
+    arguments = {"batch_size": 4, "size": 56, "device": CPU, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    sequential = list(eval_batches(images.test, None, **arguments))  # type: ignore[arg-type]
+    picture = sequential[0][0][0, 0]
+    assert picture.shape == (56, 56)
+    lit = torch.nonzero(picture > 0.5)
+    assert lit.amin(dim=0).tolist() == [20, 20] and lit.amax(dim=0).tolist() == [35, 35]  # 64 px tall: no resize
+
+
+def test_the_subset_is_trained_on_and_nothing_else() -> None:
+    config = run(10, data={"profile": {"name": "balanced", "size": 10}}, augment={"jitter_probability": 0.0})
+    images = digits.load()
+    subset = training_subset(config.data, images)
+    pixels = np.zeros((len(images.train), 3, 8, 8), np.uint8)
+    pixels[subset.indices] = 255
+    train = ArrayImages(pixels, images.train.labels)
+    marked = ImageData("digits", "", "", images.class_names, train, train, (0.0,) * 3, (1.0,) * 3)
+    ((first, second),) = TrainLoader(marked, subset, config, rank=0, world_size=1, device=CPU).epoch(0)
+    assert min(first.min(), second.min()) > 0.999
