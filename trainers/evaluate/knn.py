@@ -95,7 +95,7 @@ def _vote(
     return neighbour_labels.gather(1, wins.int().argmax(dim=1, keepdim=True))[:, 0]
 
 
-def evaluate_knn(  # noqa: PLR0917
+def evaluate_knn(
     network: nn.Module,
     images: ImageData,
     subset: Subset,
