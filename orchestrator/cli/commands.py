@@ -15,8 +15,7 @@ from orchestrator.backends import create_backend
 from orchestrator.cli import display
 from orchestrator.cli.live import Interruption, drawing
 from orchestrator.cli.logs import find_run
-from orchestrator.cli.main import find_experiment
-from orchestrator.cli.session import Session, open_session
+from orchestrator.cli.session import Session, find_experiment, open_session
 from orchestrator.cli.tracking import Collecting, collect_once, make_report
 from orchestrator.collect import check_store, store_uri
 from orchestrator.controller import Snapshot, watch

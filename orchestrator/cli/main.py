@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.errors import InputError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
     from orchestrator.cli.session import Session
@@ -235,19 +235,3 @@ def doctor(
 
     if not examine(backend or "local", workspace, as_json=as_json):
         raise typer.Exit(3)
-
-
-def find_experiment(session: Session, name: str | None) -> str:
-    """The named experiment, or the one used last.
-
-    Raises:
-        InputError: there is none.
-    """
-    if name is not None:
-        return session.ledger.experiment(name).name
-    rows = session.ledger.experiments()
-    if not rows:
-        raise InputError(
-            f"no experiment in {session.workspace.path} yet; begin with `sweep run experiments/quickstart.yaml`"
-        )
-    return rows[0].name

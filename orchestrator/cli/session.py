@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.controller import Controller
+from orchestrator.errors import InputError
 from orchestrator.ledger import Ledger
 from orchestrator.workspace import Workspace, find_workspace, prepare_workspace
 
@@ -28,3 +29,19 @@ def open_session(workspace_option: str | None) -> Session:
     prepare_workspace(workspace)
     ledger = Ledger(workspace.ledger_path)
     return Session(workspace, ledger, Controller(ledger, workspace))
+
+
+def find_experiment(session: Session, name: str | None) -> str:
+    """The named experiment, or the one used last.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name is not None:
+        return session.ledger.experiment(name).name
+    rows = session.ledger.experiments()
+    if not rows:
+        raise InputError(
+            f"no experiment in {session.workspace.path} yet; begin with `sweep run experiments/quickstart.yaml`"
+        )
+    return rows[0].name

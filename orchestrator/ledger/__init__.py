@@ -1,5 +1,6 @@
 """The controller's database of experiments, runs and jobs. The only package that knows SQL."""
 
-from orchestrator.ledger.ledger import ExperimentRow, JobRow, Ledger, NewRun, RunRow, Wanted
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.rows import ExperimentRow, JobRow, NewRun, RunRow, Wanted
 
 __all__ = ["ExperimentRow", "JobRow", "Ledger", "NewRun", "RunRow", "Wanted"]

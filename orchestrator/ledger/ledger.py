@@ -9,8 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,90 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from orchestrator.backends.base import Job, JobRequest, JobShape
+from orchestrator.backends.base import Job, JobRequest
 from orchestrator.errors import EnvironmentProblem, InputError
+from orchestrator.ledger.rows import ExperimentRow, JobRow, NewRun, RunRow, Wanted, experiment_row, job_row, run_row
 from orchestrator.ledger.schema import cells, cursors, events, experiments, jobs, migrate, runs
 from orchestrator.state import MOVES, READY, Cause, RunState
 
 #: SQLite allows 32,766 bound values in one statement; this many run ids at once stays well below.
 _CHUNK = 5000
-
-
-class Wanted(StrEnum):
-    """What the user wants of an experiment."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    """Stop with a checkpoint and wait: Ctrl-C in `sweep run`."""
-    CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True)
-class NewRun:
-    """A cell of an experiment that is being registered. The mappings are JSON values."""
-
-    run_id: str
-    position: int
-    axes: Mapping[str, str]
-    config: Mapping[str, Any]
-    resources: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ExperimentRow:
-    """An experiment as the ledger knows it."""
-
-    name: str
-    path: str
-    text: str
-    digest: str
-    axes: tuple[str, ...]
-    settings: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    wanted: Wanted
-    created: float
-    updated: float
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """A run, as a cell of one experiment."""
-
-    run_id: str
-    experiment: str
-    position: int
-    axes: Mapping[str, str]
-    resources: Mapping[str, Any]
-    state: RunState
-    reason: str
-    reset_at: float
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """A submission. ``ended`` is None while the job may live; ``submitted`` while only the intent is written."""
-
-    token: str
-    run_id: str
-    experiment: str
-    backend: str
-    job_id: str
-    shape: JobShape
-    devices: tuple[str, ...]
-    owner: str
-    created: float
-    submitted: float | None
-    absent_since: float | None
-    stop_requested: bool
-    ended: float | None
-    cause: str
-    detail: str
-    first_step: int
-    last_step: int
-
-    def as_job(self, run_dir: Path) -> Job:
-        """The same job, as a backend sees it."""
-        return Job(token=self.token, job_id=self.job_id, run_dir=run_dir, shape=self.shape, devices=self.devices)
 
 
 class Ledger:
@@ -228,7 +151,7 @@ class Ledger:
         """All experiments, the one that was used last first."""
         with self._transaction() as connection:
             found = connection.execute(sa.select(experiments).order_by(experiments.c.updated.desc())).mappings().all()
-        return [_experiment(row) for row in found]
+        return [experiment_row(row) for row in found]
 
     def experiment(self, name: str) -> ExperimentRow:
         """The experiment of that name.
@@ -242,20 +165,20 @@ class Ledger:
                 names = connection.execute(sa.select(experiments.c.name).order_by(experiments.c.name)).scalars().all()
                 known = f"known here: {', '.join(names)}" if names else "none was submitted yet"
                 raise InputError(f"no experiment named {name!r} in {self.path.parent} ({known})")
-        return _experiment(found)
+        return experiment_row(found)
 
     def runs(self, name: str) -> list[RunRow]:
         """Runs of an experiment in the order of its grid."""
         with self._transaction() as connection:
             found = connection.execute(_runs_query().where(cells.c.experiment == name)).mappings().all()
-        return [_run(row) for row in found]
+        return [run_row(row) for row in found]
 
     def find_runs(self, prefix: str) -> list[RunRow]:
         """Runs whose id begins with ``prefix``, once for each experiment they belong to."""
         with self._transaction() as connection:
             query = _runs_query().where(runs.c.run_id.startswith(prefix, autoescape=True))
             found = connection.execute(query).mappings().all()
-        return [_run(row) for row in found]
+        return [run_row(row) for row in found]
 
     def wanted_by_others(self, name: str) -> set[str]:
         """Runs of the experiment that another experiment, which is meant to run, has in its grid too."""
@@ -280,7 +203,7 @@ class Ledger:
             found = connection.execute(query).mappings().all()
         newest: dict[str, tuple[JobRow, int]] = {}
         for row in found:
-            job = _job(row)
+            job = job_row(row)
             newest[job.run_id] = (job, newest.get(job.run_id, (job, 0))[1] + 1)
         return newest
 
@@ -351,7 +274,7 @@ class Ledger:
         now = self._clock()
         with self._transaction() as connection:
             active = connection.execute(sa.select(jobs).where(jobs.c.backend == backend, jobs.c.ended.is_(None)))
-            active_jobs = [_job(row).as_job(Path()) for row in active.mappings()]
+            active_jobs = [job_row(row).as_job(Path()) for row in active.mappings()]
             ready = set(
                 connection.execute(
                     sa.select(runs.c.run_id)
@@ -450,7 +373,7 @@ class Ledger:
                 .order_by(cells.c.position)
             )
             found = connection.execute(query).mappings().all()
-        return [_job(row) for row in found]
+        return [job_row(row) for row in found]
 
     def ended_jobs(self, name: str) -> list[JobRow]:
         """Ended jobs of the experiment's runs since each run's budgets were last reset, oldest first."""
@@ -463,14 +386,14 @@ class Ledger:
                 .order_by(jobs.c.created)
             )
             found = connection.execute(query).mappings().all()
-        return [_job(row) for row in found]
+        return [job_row(row) for row in found]
 
     def jobs_of(self, run_id: str) -> list[JobRow]:
         """All jobs of a run, oldest first."""
         with self._transaction() as connection:
             query = sa.select(jobs).where(jobs.c.run_id == run_id).order_by(jobs.c.created)
             found = connection.execute(query).mappings().all()
-        return [_job(row) for row in found]
+        return [job_row(row) for row in found]
 
     def events_of(self, run_id: str) -> list[tuple[float, str, str]]:
         """(time, state, detail) of everything that happened to a run, oldest first."""
@@ -529,39 +452,4 @@ def _runs_query() -> sa.Select[Any]:
         )
         .join(runs, runs.c.run_id == cells.c.run_id)
         .order_by(cells.c.experiment, cells.c.position)
-    )
-
-
-def _experiment(row: sa.RowMapping) -> ExperimentRow:
-    return ExperimentRow(
-        **{
-            **row,
-            "axes": tuple(json.loads(row["axes"])),
-            "settings": json.loads(row["settings"]),
-            "provenance": json.loads(row["provenance"]),
-            "wanted": Wanted(row["wanted"]),
-        }
-    )
-
-
-def _run(row: sa.RowMapping) -> RunRow:
-    return RunRow(
-        **{
-            **row,
-            "axes": json.loads(row["axes"]),
-            "resources": json.loads(row["resources"]),
-            "state": RunState(row["state"]),
-        }
-    )
-
-
-def _job(row: sa.RowMapping) -> JobRow:
-    values = {key: row[key] for key in JobRow.__dataclass_fields__}
-    return JobRow(
-        **{
-            **values,
-            "shape": JobShape(**json.loads(row["shape"])),
-            "devices": tuple(json.loads(row["devices"])),
-            "stop_requested": bool(row["stop_requested"]),
-        }
     )
