@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.collect import payload
 from orchestrator.collect.artifacts import file_stamp, run_artifacts
 from orchestrator.collect.cursor import Cursor, CursorStore
-from orchestrator.collect.mlflow_store import LoggedModel, MlflowStore, history, open_experiment
+from orchestrator.collect.mlflow_store import LoggedModel, MetricLink, MlflowStore, history, open_experiment
 from orchestrator.collect.spool import last_points, pieces, tail_fingerprint
 from orchestrator.collect.store import artifact_root, connect, first_line, held, redacted, store_uri
 from orchestrator.errors import EnvironmentProblem
@@ -179,7 +179,7 @@ class _Files:
 
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    dataset: Mapping[str, Any] | None
+    dataset: payload.DatasetInput | None
     result: Result | None
     result_stamp: str
     committed: int
@@ -200,10 +200,11 @@ def _read(run: RunView) -> _Files:
     if spec is None:
         raise ValueError(f"{run_dir.spec_path} is missing")
     provenance = spec.get("provenance", {})
+    dataset = atomic.read_json(run_dir.dataset_path)
     return _Files(
         config=spec["config"],
         provenance=provenance,
-        dataset=atomic.read_json(run_dir.dataset_path),
+        dataset=None if dataset is None else payload.dataset_input(dataset, spec["config"]["data"]["root"]),
         result=result,
         result_stamp=result_stamp,
         committed=run_dir.committed_metrics_offset(),
@@ -281,8 +282,7 @@ class _Collector:
         self.store.log_missing_params(mlflow_run, files.params)
         cursor = self._send_points(run, files, mlflow_run, cursor)
         if files.dataset is not None and not (mlflow_run.inputs and mlflow_run.inputs.dataset_inputs):
-            root = str(files.config["data"].get("root", ""))
-            self.store.log_dataset(cursor.mlflow_run_id, payload.dataset_input(files.dataset, root))
+            self.store.log_dataset(cursor.mlflow_run_id, files.dataset)
         cursor = self._upload_artifacts(run, cursor)
         if files.result is not None and cursor.result != files.result_stamp:
             self._finish(run, mlflow_run, files, files.result)
@@ -349,15 +349,17 @@ class _Collector:
 
     def _finish(self, run: RunView, mlflow_run: MlflowRun, files: _Files, result: Result) -> None:
         """Store the encoder as a logged model, and the final metrics, linked to it."""
-        model_id = None
+        link = MetricLink()
+        if files.dataset is not None:
+            link = replace(link, dataset_name=files.dataset.name, dataset_digest=files.dataset.digest)
         if run.run_dir.encoder_path.exists():
-            model_id = self.store.log_model(mlflow_run, _encoder(run, files, result))
+            link = replace(link, model_id=self.store.log_model(mlflow_run, _encoder(run, files, result)))
             self.tally.artifacts += 1
         final = payload.final_points(result, last_points(run.run_dir, files.committed, result.metrics))
         # As of before this pass: only what an earlier, interrupted or older result left has a history to look up.
         known = [point.key for point in final if mlflow_run.data.metrics.get(point.key) == point.value]
         final = payload.news(final, history(self.store, mlflow_run.info.run_id, known))
-        self.tally.points += self.store.log_points(mlflow_run.info.run_id, final, model_id)
+        self.tally.points += self.store.log_points(mlflow_run.info.run_id, final, link)
 
 
 def _appearance(run: RunView) -> str:

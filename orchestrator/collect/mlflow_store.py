@@ -54,6 +54,18 @@ class LoggedModel:
 
 
 @dataclass(frozen=True)
+class MetricLink:
+    """The logged model that metrics were measured on, and the data set they were measured with."""
+
+    model_id: str | None = None
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
+
+
+_UNLINKED = MetricLink()
+
+
+@dataclass(frozen=True)
 class MlflowStore:
     """One MLflow experiment in one store."""
 
@@ -105,14 +117,22 @@ class MlflowStore:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def log_points(self, run_id: str, points: Iterable[Point], model_id: str | None = None) -> int:
+    def log_points(self, run_id: str, points: Iterable[Point], link: MetricLink = _UNLINKED) -> int:
         """Add points in batches; equal points are stored once. Returns how many were sent."""
         from mlflow.entities import Metric
 
         sent = 0
         remaining = iter(points)
         while batch := [
-            Metric(point.key, point.value, point.timestamp_ms, point.step, model_id=model_id)
+            Metric(
+                point.key,
+                point.value,
+                point.timestamp_ms,
+                point.step,
+                link.model_id,
+                link.dataset_name,
+                link.dataset_digest,
+            )
             for point in islice(remaining, MAX_BATCH)
         ]:
             self.client.log_batch(run_id, metrics=batch)

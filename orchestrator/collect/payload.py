@@ -100,7 +100,8 @@ def params(config: Mapping[str, Any], axes: Mapping[str, str]) -> dict[str, str]
     resolved = RunConfig.model_validate_json(json.dumps(config))
     sections = {name: getattr(resolved, name) for name in IDENTITY_SECTIONS}
     options = {name: value if isinstance(value, int) else identity(value) for name, value in sections.items()}
-    return {key: _text(value) for key, value in flatten(options) if value is not None} | dict(axes)
+    named = {key: _text(value) for key, value in flatten(options) if value is not None}
+    return {**axes, **named, **axes}  # the axes come first on the page, and have the last word
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

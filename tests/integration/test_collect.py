@@ -206,7 +206,7 @@ def models(client: Any, run: Any) -> list[Any]:
             str(model.status),
             model.params,
             sorted(item.path for item in client.list_logged_model_artifacts(model.model_id)),
-            sorted((metric.key, metric.step, metric.value) for metric in model.metrics or []),
+            sorted((item.key, item.step, item.value, item.dataset_name) for item in model.metrics or []),
         )
         for model in known
     ]
@@ -279,7 +279,7 @@ def test_a_completed_run_is_in_the_store_with_everything(fabricated: Fabricated)
     assert (name, status) == ("isd · long_tailed · seed=0", "READY")
     assert params["method"] == "isd"
     assert files == ["MLmodel", "encoder.safetensors"]
-    assert ("eval/knn/top1", 10, 71.25) in metrics
+    assert ("eval/knn/top1", 10, 71.25, "digits") in metrics
 
 
 def test_collecting_twice_is_collecting_once(fabricated: Fabricated) -> None:
