@@ -40,7 +40,7 @@ def changes(images: Path, workers: int, epochs: int) -> dict[str, Any]:
 def test_loading_in_a_process_of_its_own_changes_nothing(
     launch: Any, make_run: Any, numbers_of: Any, undisturbed: Any, images: Path
 ) -> None:
-    here, there = make_run("here", changes(images, 0, epochs=30)), make_run("there", changes(images, 2, epochs=30))
+    here, there = make_run("here", changes(images, 0, epochs=15)), make_run("there", changes(images, 2, epochs=15))
     undisturbed(here)
 
     launched = launch(there, "first")
@@ -58,7 +58,7 @@ def test_loading_in_a_process_of_its_own_changes_nothing(
 
 
 def test_workers_do_not_outlive_a_killed_rank(launch: Any, make_run: Any, images: Path) -> None:
-    launched = launch(make_run("killed", changes(images, 2, epochs=300)), "token")
+    launched = launch(make_run("killed", changes(images, 2, epochs=150)), "token")
     launched.wait_until(lambda: launched.last_step() > 3)
     (rank,) = launched.ranks()
 
