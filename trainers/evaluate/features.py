@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainers.data.images import ImageData, ImageSet
 from trainers.data.loader import eval_batches
+from trainers.evaluate.sharing import merged, own_rows
 
 
 def features(
@@ -51,8 +51,7 @@ def image_features(
     whatever the number of processes, so the features are the same, bit for bit on equal hardware.
     """
     chosen = np.arange(len(images)) if indices is None else indices
-    rank, world_size = _place()
-    places = np.flatnonzero(np.arange(len(chosen)) // batch_size % world_size == rank)
+    places = own_rows(len(chosen), batch_size)
     batches = eval_batches(
         images,
         chosen[places],
@@ -63,29 +62,8 @@ def image_features(
         std=data.std,
         workers=workers,
     )
-    outputs, labels = features(network, batches, device)
-    if world_size == 1:
-        return outputs, labels
-    labels = torch.from_numpy(images.labels[chosen]).to(device)
-    return _merged(outputs, torch.from_numpy(places).to(device), len(chosen)), labels
-
-
-def _merged(outputs: Tensor, places: Tensor, total: int) -> Tensor:
-    """All processes' rows, each at its place. Adding zeros changes no bit."""
-    width = torch.tensor(outputs.shape[1], device=outputs.device)
-    dist.all_reduce(width, op=dist.ReduceOp.MAX)  # a process without a batch does not know it
-    merged = torch.zeros((total, int(width)), device=outputs.device)
-    if len(places):
-        merged[places] = outputs
-    dist.all_reduce(merged)
-    return merged
-
-
-def _place() -> tuple[int, int]:
-    """Rank and number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+    outputs, _ = features(network, batches, device)
+    return merged(outputs, places, len(chosen)), torch.from_numpy(images.labels[chosen]).to(device)
 
 
 @contextmanager

@@ -182,29 +182,31 @@ def test_networks_are_evaluated_in_evaluation_mode_and_left_as_they_were() -> No
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_features_do_not_depend_on_the_number_of_processes(tmp_path: Path, world_size: int) -> None:
-    """500 images in batches of 200: with three processes each has one batch; with one image fewer none is left out."""
-    expected, expected_labels = _all_features(count=500)
+def test_nothing_depends_on_the_number_of_processes(tmp_path: Path, world_size: int) -> None:
+    """In batches of 200 the 500 test images are three batches, and their one block of queries leaves processes idle."""
+    expected, expected_labels, expected_result = _evaluated()
     context = get_context("fork")
     with context.Pool(world_size) as processes:
         jobs = [(rank, world_size, tmp_path / "store") for rank in range(world_size)]
-        results = processes.starmap(_features_of_rank, jobs, chunksize=1)
-    for outputs, labels, few in results:
+        results = processes.starmap(_evaluated_by_rank, jobs, chunksize=1)
+    for outputs, labels, result in results:
         assert np.array_equal(outputs, expected) and np.array_equal(labels, expected_labels)
-        assert few == (150, 192)  # a single batch: the other processes have none
+        assert result == expected_result
 
 
-def _features_of_rank(rank: int, world_size: int, store: Path):  # type: ignore[no-untyped-def]
+def _evaluated_by_rank(rank: int, world_size: int, store: Path):  # type: ignore[no-untyped-def]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     try:
-        return *_all_features(count=500), _all_features(count=150)[0].shape
+        return _evaluated()
     finally:
         dist.destroy_process_group()
 
 
-def _all_features(count: int):  # type: ignore[no-untyped-def]
-    images = digits.load()
-    chosen = np.arange(count)[::-1].copy()
+def _evaluated():  # type: ignore[no-untyped-def]
+    images, wanted, evaluate = digits.load(), Data(), Evaluate(batch_size=200)
+    chosen = np.arange(500)[::-1].copy()
     outputs, labels = image_features(nn.Flatten(), images.test, chosen, images, size=8, batch_size=200, device=CPU)
-    return outputs.numpy(), labels.numpy()
+    subset = training_subset(wanted, images)
+    result = evaluate_knn(nn.Flatten(), images, subset, KNN(k=(20, 1)), evaluate, wanted, CPU)
+    return outputs.numpy(), labels.numpy(), result
