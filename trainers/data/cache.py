@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
+_TEMPORARY = ".tmp"
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -45,19 +46,24 @@ def cached(cache_dir: Path, key: str, build: Callable[[], Arrays]) -> Entry:
     several build, and the first one to finish wins). A cache that cannot be written costs time, not the run.
     """
     entry_dir = cache_dir / key
+    arrays: Arrays | None = None
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir / f".{key}.lock"):
+        with _locked(cache_dir / f".{key}.lock") as is_alone:
             entry = _open(entry_dir)
             if entry is not None:
                 return entry
+            if is_alone:
+                _remove_leftovers(entry_dir)
             arrays = build()
             _store(entry_dir, arrays)
+            entry = _open(entry_dir)
+            if entry is not None:
+                return entry
     except OSError as error:
         _log.warning("%s cannot hold decoded images (%s); they are decoded again at each start", cache_dir, error)
-        arrays = build()
-        return Entry(arrays, _digest({name: _sha256(array) for name, array in arrays.items()}))
-    return _open(entry_dir) or Entry(arrays, _digest({name: _sha256(array) for name, array in arrays.items()}))
+    arrays = arrays or build()
+    return Entry(arrays, _digest({name: _sha256(array) for name, array in arrays.items()}))
 
 
 def _open(entry_dir: Path) -> Entry | None:
@@ -81,7 +87,7 @@ def _open(entry_dir: Path) -> Entry | None:
 
 
 def _store(entry_dir: Path, arrays: Arrays) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{entry_dir.name}.", suffix=".tmp", dir=entry_dir.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{entry_dir.name}.", suffix=_TEMPORARY, dir=entry_dir.parent))
     try:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array)
@@ -95,15 +101,27 @@ def _store(entry_dir: Path, arrays: Arrays) -> None:
         raise
 
 
+def _remove_leftovers(entry_dir: Path) -> None:
+    """Remove what a killed builder has left. Call it with the lock: whoever else builds would lose its work."""
+    for leftover in entry_dir.parent.glob(f".{entry_dir.name}.*{_TEMPORARY}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file. The system lets go of it when the process dies."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold an exclusive lock on a file. The system lets go of it when the process dies.
+
+    Yields:
+        Whether there is a lock. Without it, on a file system that has none, renaming still keeps the entry whole.
+    """
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            _log.debug("no lock on %s: %s", path, error)  # renaming keeps the entry whole without it
-        yield
+            _log.debug("no lock on %s: %s", path, error)
+            yield False
+        else:
+            yield True
 
 
 def _sha256(array: npt.NDArray[Any]) -> str:

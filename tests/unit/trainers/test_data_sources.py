@@ -270,6 +270,23 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
     assert "decoded again at each start" in caplog.text
 
 
+def test_an_entry_that_cannot_be_stored_is_not_built_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "numbers").write_text("in the way")
+    assert _cached_sum(tmp_path) == 4950
+    assert len((tmp_path / "builds").read_text().splitlines()) == 1
+    assert "decoded again at each start" in caplog.text
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / "cache" / ".numbers.abc.tmp"
+    leftover.mkdir(parents=True)
+    (leftover / "values.npy").write_bytes(b"half")
+    assert _cached_sum(tmp_path) == 4950
+    assert not leftover.exists()
+
+
 def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
     context = get_context("fork")
     with context.Pool(6) as processes:
