@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,11 +22,15 @@ _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 120.0
 
 #: Background jobs of the server serve evaluation of language models; without them it starts in half the time.
-_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 def serve(uri: str, workspace: Workspace, experiment: str | None, port: int | None) -> None:
-    """Serve the store's runs until interrupted, or only print the link if a tracking server does so already.
+    """Serve the store's runs until Ctrl-C or SIGTERM, or only print the link if a tracking server does so already.
 
     Args:
         uri: the tracking URI in full.
@@ -43,17 +48,19 @@ def serve(uri: str, workspace: Workspace, experiment: str | None, port: int | No
         return
     chosen = port if port is not None else free_port()
     _check_port_is_free(chosen)
-    process = subprocess.Popen(
-        server_command(uri, artifact_root(uri, workspace.path), chosen), env={**os.environ, **_ENVIRONMENT}
-    )
+    command = server_command(uri, artifact_root(uri, workspace.path), chosen)
+    # A server that outlives us would keep the port: a polite end is the same as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT})
     try:
         _wait_until_ready(process, chosen, uri)
         print(f"http://{_HOST}:{chosen}/{page}\nCtrl-C stops the server.", flush=True)  # noqa: T201
-        process.wait()
+        code = process.wait()
+    except KeyboardInterrupt:
+        return
     finally:
         _stop(process)
-    if process.returncode > 0:
-        raise EnvironmentProblem(f"the MLflow server on {redacted(uri)} ended with exit code {process.returncode}")
+    raise EnvironmentProblem(f"the MLflow server on {redacted(uri)} ended by itself with exit code {code}")
 
 
 def experiment_path(uri: str, experiment: str | None) -> str:
@@ -74,7 +81,8 @@ def server_command(uri: str, artifacts: str | None, port: int) -> list[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     if artifacts is not None:
         command += ["--default-artifact-root", artifacts]
-    return [*command, "--host", _HOST, "--port", str(port), "--workers", "1"]
+    # Without its log of requests, the link stays the last line on the screen.
+    return [*command, "--host", _HOST, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
 
 
 def free_port() -> int:

@@ -6,12 +6,11 @@ import contextlib
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from orchestrator.errors import EnvironmentProblem
 from orchestrator.report import build_report, write_report
 from orchestrator.runs import ExperimentView, RunView
 from orchestrator.state import RunState
-from orchestrator.ui import free_port, server_command
+from orchestrator.ui import experiment_path, free_port
 from orchestrator.workspace import Workspace
 from trainers.config import ISD, Data, LongTailed, MoCoV2, RunConfig
 from trainers.rundir import AttemptRecord, Manifest, Metric, Result, RunDir, atomic
@@ -511,24 +510,24 @@ def test_the_report_is_with_the_parent_run(fabricated: Fabricated, tmp_path: Pat
 
 
 @contextlib.contextmanager
-def tracking_server(folder: Path, store: Path) -> Iterator[str]:
-    port = free_port()
-    command = server_command(f"sqlite:///{store}", None, port)
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(folder / "server.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
+def served(folder: Path, store: Path) -> Iterator[str]:
+    """A tracking server on a database, as ``sweep ui`` starts it. Yields its address."""
+    program = (
+        "import sys; from pathlib import Path; from orchestrator.ui import serve; "
+        "from orchestrator.workspace import Workspace; serve(sys.argv[1], Workspace(Path(sys.argv[2])), None, None)"
+    )
+    command = [sys.executable, "-c", program, f"sqlite:///{store}", str(folder)]
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            assert process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        link = next((line for line in process.stdout if line.startswith("http")), "")
+        assert link.endswith("/#/experiments\n"), (folder / "server.log").read_text()
+        yield link.partition("/#")[0]
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        assert process.wait(timeout=30) == 0
+        process.stdout.close()
 
 
 def test_a_tracking_server_holds_the_same_as_a_database(
@@ -538,12 +537,20 @@ def test_a_tracking_server_holds_the_same_as_a_database(
     expected = contents(uri_of(fabricated))
     store = tmp_path / "server.db"
     shutil.copy(empty_store, store)
-    with tracking_server(tmp_path, store) as uri:
+    with served(tmp_path, store) as uri:
+        # Files through the server, as for a client that does not see its disk.
+        connect(uri).create_experiment("digits-lt", artifact_location="mlflow-artifacts:/digits-lt")
         fabricated.collect(uri)
         assert contents(uri) == expected
         assert fabricated.collect(uri).changed == 0
         fabricated.cursors.path.unlink()
         fabricated.collect(uri)
         assert contents(uri) == expected
-    with pytest.raises(EnvironmentProblem):
+        experiment = connect(uri).get_experiment_by_name("digits-lt")
+        assert experiment is not None
+        link = experiment_path(uri, "digits-lt")
+        assert f"/{experiment.experiment_id}/" in link
+        view = json.loads(experiment.tags["mlflow.sharedViewState.sweep"])
+        assert view["selectedColumns"] == [*(f"params.`{axis}`" for axis in AXES), "metrics.`eval/knn/top1`"]
+    with pytest.raises(EnvironmentProblem, match="does not answer"):
         fabricated.collect(uri)
