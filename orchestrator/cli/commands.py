@@ -20,6 +20,7 @@ from orchestrator.cli.tracking import Collecting, collect_once, make_report
 from orchestrator.collect import check_store, store_uri
 from orchestrator.controller import Snapshot, watch
 from orchestrator.experiment import Experiment, load_experiment
+from orchestrator.forecast import Measured, Planned, forecast
 from orchestrator.ledger import RunRow, Wanted
 from orchestrator.plan import counts_by_state
 from orchestrator.state import RunState
@@ -53,14 +54,26 @@ def plan_file(
     experiment = load_experiment(file, [*overrides, *([f"backend={backend}"] if backend else [])])
     cells = experiment.cells()
     states: dict[str, RunState] = {}
+    measured: list[Measured] = []
     if find_workspace(workspace).ledger_path.exists():
-        states = open_session(workspace).ledger.states([cell.run_id for cell in cells])
+        ledger = open_session(workspace).ledger
+        states = ledger.states([cell.run_id for cell in cells])
+        measured = [Measured(config, seconds) for config, seconds in ledger.completed_durations()]
+    to_do = [cell for cell in cells if states.get(cell.run_id) is not RunState.COMPLETED]
+    outlook = forecast(
+        (
+            Planned(cell.config.model_dump(mode="json"), cell.resources.nodes * cell.resources.gpus_per_node)
+            for cell in (to_do if measured else [])
+        ),
+        measured,
+    )
     rows = [(cell.run_id, cell.axes, str(states.get(cell.run_id, RunState.PLANNED))) for cell in cells]
     if as_json:
         display.print_json(
             {
                 "experiment": experiment.name,
                 "runs": [{"run_id": run_id, "axes": dict(axes), "state": state} for run_id, axes, state in rows],
+                "forecast": asdict(outlook),
             }
         )
         return
@@ -69,8 +82,15 @@ def plan_file(
     console.print(display.plan_table(shown, experiment.axes))
     if len(shown) < len(rows):
         console.print(f"… and {len(rows) - len(shown)} more (--all prints them)", style="dim")
-    num_done = sum(state is RunState.COMPLETED for state in states.values())
-    console.print(f"\n{experiment.name}: {len(rows)} runs, {num_done} done, {len(rows) - num_done} to do")
+    for count in experiment.expansion.excluded:
+        console.print(f"exclude {count.text} removed {count.cells} runs", style="dim")
+    console.print(f"\n{experiment.name}: {len(rows)} runs, {len(rows) - len(to_do)} done, {len(to_do)} to do")
+    if outlook.known_runs:
+        unknown = f"; {outlook.unknown_runs} runs are like none measured yet" if outlook.unknown_runs else ""
+        console.print(
+            f"at the pace of earlier runs here: {display.duration(outlook.job_seconds)} of job time"
+            f"{f', {outlook.gpu_hours:.1f} GPU-hours' if outlook.gpu_hours else ''}{unknown}"
+        )
 
 
 def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None) -> int:

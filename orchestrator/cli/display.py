@@ -92,16 +92,16 @@ def _cells(run: RunRow, snapshot: Snapshot, now: float) -> list[RenderableType]:
     note = run.reason
     if run.state is RunState.COMPLETED:
         progress = ProgressBar(total=1, completed=1, width=16)
-    elif status is not None and status.total_steps:
-        progress = ProgressBar(total=status.total_steps, completed=status.step, width=16)
+    elif status is not None:
+        progress = ProgressBar(total=status.total_steps or 1, completed=status.step, width=16)
         note = _progress_note(status, now)
     axes = [run.axes.get(axis, "") for axis in snapshot.experiment.axes]
     return [run.run_id, *axes, Text(str(run.state), style=style), progress, Text(note, style="dim")]
 
 
 def _progress_note(status: Status, now: float) -> str:
-    if status.phase is Phase.EVALUATING:
-        return "evaluating"
+    if status.phase is not Phase.TRAINING:
+        return str(status.phase)
     parts = [f"{status.step}/{status.total_steps}"]
     if status.images_per_s > 0:
         parts.append(f"{status.images_per_s:,.0f} img/s")

@@ -401,6 +401,18 @@ class Ledger:
             query = sa.select(events).where(events.c.run_id == run_id).order_by(events.c.id)
             return [(row["time"], row["state"], row["detail"]) for row in connection.execute(query).mappings()]
 
+    def completed_durations(self) -> list[tuple[Any, float]]:
+        """(configuration, seconds of all its jobs together) of every completed run, whatever its experiment."""
+        seconds = sa.func.sum(jobs.c.ended - jobs.c.submitted)
+        query = (
+            sa.select(runs.c.config, seconds)
+            .join(jobs, jobs.c.run_id == runs.c.run_id)
+            .where(runs.c.state == RunState.COMPLETED, jobs.c.ended.is_not(None), jobs.c.submitted.is_not(None))
+            .group_by(runs.c.run_id)
+        )
+        with self._transaction() as connection:
+            return [(json.loads(config), taken) for config, taken in connection.execute(query)]
+
     # --- collection -------------------------------------------------------------------------------------------------
 
     def cursor(self, uri: str, experiment: str, run_id: str) -> str | None:
