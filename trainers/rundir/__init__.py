@@ -4,6 +4,27 @@
 """
 
 from trainers.rundir.layout import RunDir
-from trainers.rundir.records import AttemptRecord, Claim, Manifest, Metric, Phase, RankFailure, Result, Status, StopReason
+from trainers.rundir.records import (
+    AttemptRecord,
+    Claim,
+    Manifest,
+    Metric,
+    Phase,
+    RankFailure,
+    Result,
+    Status,
+    StopReason,
+)
 
-__all__ = ["AttemptRecord", "Claim", "Manifest", "Metric", "Phase", "RankFailure", "Result", "RunDir", "Status", "StopReason"]
+__all__ = [
+    "AttemptRecord",
+    "Claim",
+    "Manifest",
+    "Metric",
+    "Phase",
+    "RankFailure",
+    "Result",
+    "RunDir",
+    "Status",
+    "StopReason",
+]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.outcome import judge, saved_steps
+from orchestrator.launch.outcome import judge, saved_steps
 from orchestrator.state import Cause
 from trainers.rundir import Phase, RankFailure, Result, RunDir, Status, StopReason, atomic
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orchestrator.torchrun import Rendezvous, build_command, build_environment
+from orchestrator.launch.torchrun import Rendezvous, build_command, build_environment
 
 RUN_DIR = Path("/workspace/runs/abc")
 

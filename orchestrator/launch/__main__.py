@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.outcome import EXIT_DONE, EXIT_FAILED, judge, saved_steps
+from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, judge, saved_steps
+from orchestrator.launch.supervision import supervise, take_signals
+from orchestrator.launch.torchrun import Rendezvous, build_command, build_environment
 from orchestrator.processes import ProcessName
-from orchestrator.supervision import supervise, take_signals
-from orchestrator.torchrun import Rendezvous, build_command, build_environment
 from trainers.rundir import AttemptRecord, Claim, Phase, RunDir, atomic
 
 #: Seconds that the other nodes wait for the first one to open the attempt, and after their own end to close it.

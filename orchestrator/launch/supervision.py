@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.torchrun import STOP_SIGNAL_NAMES
+from orchestrator.launch.torchrun import STOP_SIGNAL_NAMES
 
 _STOP_SIGNALS = frozenset(signal.Signals[name] for name in STOP_SIGNAL_NAMES)
 _PR_SET_PDEATHSIG = 1
