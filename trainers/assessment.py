@@ -44,13 +44,18 @@ class Assessor:
     subset: Subset
     device: torch.device
 
-    def assess(self, method: Method) -> Assessment:
-        """Evaluate every network of a method on the test images. A collective; equal on every rank."""
+    def assess(self, method: Method, *, only_first: bool = False) -> Assessment:
+        """Evaluate a method's networks on the test images. A collective; equal on every rank.
+
+        Args:
+            only_first: leave out all but the network that the paper evaluates. Before training they are all equal.
+        """
         assessment = Assessment()
         knn = self.config.evaluate.knn
         if knn is None:
             return assessment
-        for place, (network, encoder) in enumerate(method.encoders().items()):
+        encoders = list(method.encoders().items())
+        for place, (network, encoder) in enumerate(encoders[:1] if only_first else encoders):
             results = evaluate_knn(
                 encoder,
                 self.images,

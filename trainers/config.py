@@ -28,7 +28,7 @@ IDENTITY_SECTIONS = ("method", "data", "augment", "backbone", "train", "seed")
 
 
 def _integral(value: object) -> object:
-    """3.0 is accepted where an int is asked for, so that the spelling of a number never matters; 3.5 and True are not."""
+    """3.0 is accepted where an int is asked for: the spelling of a number never matters. 3.5 and True are not."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -158,7 +158,7 @@ class Balanced(Section):
 
 
 class LongTailed(Section):
-    """Exponential profile of Cui et al. (CVPR 2019): class i keeps ``int(n_max * imbalance ** (-i / (C - 1)))`` images."""
+    """Exponential profile (Cui et al., CVPR 2019): class i keeps ``int(n_max * imbalance ** (-i / (C - 1)))`` images."""
 
     name: Literal["long_tailed"] = "long_tailed"
     #: Largest class over smallest class (the papers' IF), at least 1.
@@ -410,7 +410,7 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
     if isinstance(method, SDSSL) and not isinstance(backbone, ViTTiny):
         yield Inconsistent(
             "backbone",
-            f"method sdssl distils every block of a vision transformer, and backbone={backbone.name} is none; use vit_tiny",
+            f"method sdssl distils the blocks of a vision transformer, and backbone={backbone.name} has none; use vit_tiny",
         )
     if isinstance(method, SDSSL) and isinstance(backbone, ViTTiny) and backbone.depth < 2:
         yield Inconsistent(

@@ -149,7 +149,7 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
         resume(training)
         if spec.config.evaluate.untrained and training.untrained is None:
             journal.enter(Phase.EVALUATING)
-            training.untrained = training.assessor.assess(training.method)
+            training.untrained = training.assessor.assess(training.method, only_first=True)
         fit(training)
         finish(training)
 

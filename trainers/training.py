@@ -36,7 +36,7 @@ class Training:
         boundary: what the ranks agree on between two steps.
         means: of the values logged since the last line of metrics.
         step: optimizer steps done.
-        untrained: evaluation of the encoders before the first step; None if it is not wanted or not done yet.
+        untrained: evaluation of the encoder before the first step; None if it is not wanted or not done yet.
     """
 
     run_dir: RunDir

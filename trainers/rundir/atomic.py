@@ -89,11 +89,9 @@ def read_jsonl(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
 
     A torn last line (the writer was killed inside it) is not complete and is left out.
     """
-    try:
-        file = open(path, "rb")
-    except FileNotFoundError:
+    if not path.exists():
         return
-    with file:
+    with open(path, "rb") as file:
         file.seek(start)
         position = start
         for line in file:

@@ -42,7 +42,7 @@ class Record:
     """A dataclass that is stored as a JSON object. Keys that this version does not know are ignored."""
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in dataclasses.asdict(self).items()}  # type: ignore[call-overload]
+        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
