@@ -158,7 +158,7 @@ class Balanced(Section):
 
 
 class LongTailed(Section):
-    """Exponential profile (Cui et al., CVPR 2019): class i keeps ``int(n_max * imbalance ** (-i / (C - 1)))`` images."""
+    """Exponential profile (Cui et al. 2019): class i keeps ``int(n_max * imbalance ** (-i / (C - 1)))`` images."""
 
     name: Literal["long_tailed"] = "long_tailed"
     #: Largest class over smallest class (the papers' IF), at least 1.

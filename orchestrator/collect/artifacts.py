@@ -87,7 +87,8 @@ def _logs(run_dir: RunDir) -> Iterator[tuple[int, Path]]:
     for number in run_dir.attempt_numbers()[-_LOGGED_ATTEMPTS:]:
         folder = run_dir.attempt_dir(number)
         for path in [folder / "attempt.json", *sorted(folder.glob("*.log"))]:
-            yield number, path
+            if path.exists() and path.stat().st_size:
+                yield number, path
 
 
 def _final_checkpoint(run_dir: RunDir) -> list[Path]:
