@@ -105,8 +105,8 @@ def _draw_classes(axis: Axes, panel: ClassPanel) -> None:
         )
         axis.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
     axis.axhline(panel.chance, color="#555555", linestyle=":", linewidth=1, label=_CHANCE)
-    axis.set_title(panel.group)
-    axis.set_ylim(0, 100)
+    axis.set_title(panel.group, pad=16 if panel.groups else None)
+    _scale(axis)
     _name_classes(axis, panel)
 
 
@@ -123,10 +123,10 @@ def _name_classes(axis: Axes, panel: ClassPanel) -> None:
         members = [place for place, name in enumerate(panel.groups) if name == group]
         axis.annotate(
             group,
-            (sum(members) / len(members), 0.99),
+            (sum(members) / len(members), 1.01),
             xycoords=("data", "axes fraction"),
             ha="center",
-            va="top",
+            va="bottom",
             color="#555555",
             fontsize=8,
         )
@@ -173,7 +173,13 @@ def _draw_groups(axis: Axes, table: Table, metrics: Sequence[str]) -> None:
     if level is not None:
         axis.axhline(level.mean, color="#555555", linestyle=":", linewidth=1, label=_CHANCE)
     axis.set_xticks(range(len(metrics)), [metric.rpartition("/")[2] for metric in metrics])
-    axis.set_ylim(0, 100)
+    _scale(axis)
+
+
+def _scale(axis: Axes) -> None:
+    """All of 0 to 100 percent, with room for a marker at the top."""
+    axis.set_ylim(0, 103)
+    axis.set_yticks(range(0, 101, 20))
 
 
 def _estimates(table: Table, row: Row, metrics: Sequence[str]) -> list[Estimate | None]:

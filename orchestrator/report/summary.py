@@ -152,14 +152,14 @@ def _panels(
     panels = []
     for group in _distinct(measured, options.columns):
         members = [run for run in measured if label_of(run, options.columns) == group]
-        classes = _by_frequency(members[0])
+        first = members[0]
+        classes = _by_frequency(first, measured)
         # Runs on other classes (two data sets in one column) cannot share an axis with the first.
         members = [run for run in members if set(run.class_counts) == set(classes)]
         curves = tuple(
             Curve(row, tuple(_class_estimate(members, row_axes, row, protocol, name) for name in classes))
             for row in _distinct(members, row_axes)
         )
-        first = members[0]
         panels.append(
             ClassPanel(
                 group,
@@ -173,15 +173,18 @@ def _panels(
     return tuple(panels)
 
 
-def _by_frequency(run: ReportedRun) -> tuple[str, ...]:
-    """Classes, most frequent first; where all have one size, many before medium before few, as in the partner runs."""
-    rank = {name: number for number, name in enumerate(GROUPS)}
+def _by_frequency(run: ReportedRun, runs: Iterable[ReportedRun]) -> tuple[str, ...]:
+    """The run's classes, most frequent first as in the most imbalanced run on the same classes.
 
-    def key(item: tuple[str, int]) -> tuple[int, int]:
-        name, count = item
-        return rank.get(run.groups.get(name, ""), len(rank)), -count
+    So every panel has one order, and a balanced panel can be read beside its long-tailed partner.
+    """
+    partners = [other for other in runs if set(other.class_counts) == set(run.class_counts)]
+    counts = max(partners, key=_imbalance).class_counts
+    return tuple(sorted(counts, key=lambda name: -counts[name]))
 
-    return tuple(name for name, _ in sorted(run.class_counts.items(), key=key))
+
+def _imbalance(run: ReportedRun) -> float:
+    return max(run.class_counts.values()) / max(1, min(run.class_counts.values()))
 
 
 def _class_estimate(
