@@ -91,7 +91,11 @@ class MetricsFile:
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            # What the last write could not write, it has raised; closing tries once more.
+            logger.warning("%s: %s", self._file.name, error)
 
 
 class Journal:

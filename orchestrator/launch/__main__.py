@@ -30,7 +30,8 @@ from orchestrator.processes import ProcessName
 from trainers.rundir import AttemptRecord, Claim, Phase, RunDir, atomic
 
 #: Seconds that the other nodes wait for the first one to open the attempt, and after their own end to close it.
-_FIRST_NODE_DEADLINE_S = 300.0
+_OPENING_DEADLINE_S = 300.0
+_CLOSING_DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,11 @@ def _open_attempt_dir(run_dir: RunDir) -> int:
 
 def _join_attempt(run_dir: RunDir, options: Options) -> int:
     """What the launcher of another node than the first does: the same attempt, with a log of its own."""
-    opened = _wait_for(lambda: _attempt_with(run_dir, options.rendezvous_id))
+    opened = _wait_for(lambda: _attempt_with(run_dir, options.rendezvous_id), _OPENING_DEADLINE_S)
     if opened is None:
         return _refuse(f"the first node opened no attempt with rendezvous id {options.rendezvous_id}")
     stop_signal = _run_agent(run_dir, opened.number, options, _command(options, opened.number, options.rendezvous_id))
-    closed = _wait_for(lambda: _closed_attempt(run_dir, opened.number))
+    closed = _wait_for(lambda: _closed_attempt(run_dir, opened.number), _CLOSING_DEADLINE_S)
     if closed is not None and closed.exit_code is not None:
         return closed.exit_code
     return judge(run_dir, opened.number, stop_signal).exit_code
@@ -174,9 +175,9 @@ def _join_attempt(run_dir: RunDir, options: Options) -> int:
 _T = TypeVar("_T")
 
 
-def _wait_for(look: Callable[[], _T | None]) -> _T | None:
-    """The first answer that is not None, asking for as long as the first node may take."""
-    deadline = time.monotonic() + _FIRST_NODE_DEADLINE_S
+def _wait_for(look: Callable[[], _T | None], deadline_s: float) -> _T | None:
+    """The first answer that is not None, or None when the time is up."""
+    deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         answer = look()
         if answer is not None:
