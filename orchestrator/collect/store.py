@@ -138,10 +138,23 @@ def held(lock_path: Path) -> Iterator[None]:
 
     MLflow gives no way to create a run under a name of our own, so that "look for it, then create it" needs a single
     writer.
+
+    Raises:
+        EnvironmentProblem: the file cannot be made, or its file system knows no locks.
     """
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock_path, "a")  # noqa: SIM115 - closed below, where the lock ends
+    except OSError as error:
+        raise EnvironmentProblem(f"{lock_path} cannot be opened: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{lock_path} cannot be locked ({error.strerror or error}); "
+                "put the workspace on a file system with locks"
+            ) from error
         yield
 
 
