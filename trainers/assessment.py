@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainers.config import KNN, RunConfig
 from trainers.data import ImageData, Subset
@@ -37,12 +39,15 @@ class Assessor:
 
     Attributes:
         subset: the training images of the run; its groups of classes are reported.
+        between_batches: called before each batch; raises if the run is to stop, because an evaluation can take longer
+            than the time that a preempted job is given.
     """
 
     config: RunConfig
     images: ImageData
     subset: Subset
     device: torch.device
+    between_batches: Callable[[], None]
 
     def assess(self, method: Method, *, only_first: bool = False) -> Assessment:
         """Evaluate a method's networks on the test images. A collective; equal on every rank.
@@ -56,22 +61,32 @@ class Assessor:
             return assessment
         encoders = list(method.encoders().items())
         for place, (network, encoder) in enumerate(encoders[:1] if only_first else encoders):
-            results = evaluate_knn(
-                encoder,
-                self.images,
-                self.subset,
-                knn,
-                self.config.evaluate,
-                self.config.data,
-                self.device,
-                workers=self.config.runtime.workers,
-            )
+            with _before_each_batch(encoder, self.between_batches):
+                results = evaluate_knn(
+                    encoder,
+                    self.images,
+                    self.subset,
+                    knn,
+                    self.config.evaluate,
+                    self.config.data,
+                    self.device,
+                    workers=self.config.runtime.workers,
+                )
             for protocol, result in _by_protocol(knn, results, suffix=f"_{network}" if place else ""):
                 assessment.metrics[f"eval/{protocol}/top1"] = result.top1
                 for group, accuracy in result.groups.items():
                     assessment.metrics[f"eval/{protocol}/{group}"] = accuracy
                 assessment.per_class[protocol] = dict(result.per_class)
         return assessment
+
+
+@contextmanager
+def _before_each_batch(network: nn.Module, call: Callable[[], None]) -> Iterator[None]:
+    hook = network.register_forward_pre_hook(lambda _module, _inputs: call())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _by_protocol(knn: KNN, results: dict[int, KnnResult], suffix: str) -> Iterator[tuple[str, KnnResult]]:

@@ -410,7 +410,7 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
     if isinstance(method, SDSSL) and not isinstance(backbone, ViTTiny):
         yield Inconsistent(
             "backbone",
-            f"method sdssl distils the blocks of a vision transformer, and backbone={backbone.name} has none; use vit_tiny",
+            f"method sdssl distils every block of a vision transformer, and {backbone.name} is none; use vit_tiny",
         )
     if isinstance(method, SDSSL) and isinstance(backbone, ViTTiny) and backbone.depth < 2:
         yield Inconsistent(

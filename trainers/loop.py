@@ -7,6 +7,8 @@ it is made of, so that it is not written again; whatever comes after it is done 
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +20,15 @@ from trainers.rng import derive
 from trainers.rundir import Phase
 from trainers.training import Training, capture
 
+logger = logging.getLogger(__name__)
+
 
 class Stopped(Exception):
-    """The run was asked to stop, and does so where nothing is lost."""
+    """The run was asked to stop, and does so where nothing is lost; all ranks together."""
+
+
+class StoppedEvaluating(Stopped):
+    """The run was asked to stop in the middle of an evaluation; each rank leaves by itself, for the state is saved."""
 
 
 class Diverged(Exception):
@@ -92,6 +100,8 @@ def cross_boundary(training: Training) -> None:
         keep_encoder(training)
     # The encoders of the last step are evaluated anyway, as the result.
     if knn is not None and training.ends_epochs(knn.every_epochs) and not is_last:
+        if not decision.save:
+            save(training)  # an evaluation may be left at any moment, and then nothing but it has to be done again
         assess(training)
 
 
@@ -109,6 +119,9 @@ def write_line(training: Training) -> None:
     metrics["system/images_per_s"] = images_per_s
     training.journal.write(training.step, training.progress.epoch, metrics)
     training.journal.measured(loss=means["loss"], images_per_s=images_per_s)
+    if training.ends_epochs(1):
+        epochs = f"epoch {training.progress.epoch:.0f} of {training.config.train.epochs}"
+        logger.info("%s: loss %.4f, %.0f images/s", epochs, means["loss"], images_per_s)
     training.means.reset()
     training.speed.restart()
 

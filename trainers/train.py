@@ -31,7 +31,7 @@ from trainers.data import DataProblem, ImageData, Subset, TrainLoader, dataset_r
 from trainers.distributed import rank, world_size
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile
-from trainers.loop import Stopped, fit
+from trainers.loop import Stopped, StoppedEvaluating, fit
 from trainers.means import RunningMeans
 from trainers.methods import build_method
 from trainers.methods.base import Method
@@ -103,6 +103,10 @@ def run(arguments: Arguments, parent_pid: int | None = None) -> int:
             logger.info("%s", stopped)
             journal.enter(Phase.STOPPED, reason=StopReason.PREEMPTED, message=str(stopped))
         except Exception as error:
+            if stop_requested() and world_size() > 1:
+                # Another rank has left an evaluation, and with it the collective that this one was in.
+                logger.info("stopped on request: %s", error)
+                return EXIT_STOPPED
             logger.exception("rank %d failed", own_rank)
             _report(run_dir, journal, arguments.attempt, failure.describe(error, own_rank))
             return EXIT_FAILED
@@ -146,6 +150,15 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
             return
         journal.enter(Phase.STARTING)
         training = build(run_dir, spec, journal, attempt, stop_requested)
+        logger.info(
+            "%s on %s: %d images, %d steps, %d process(es) on %s",
+            spec.config.method.name,
+            training.assessor.images.source,
+            len(training.assessor.subset),
+            training.total_steps,
+            world_size(),
+            training.device,
+        )
         resume(training)
         if spec.config.evaluate.untrained and training.untrained is None:
             journal.enter(Phase.EVALUATING)
@@ -226,6 +239,8 @@ def _process_group() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
+    except StoppedEvaluating:
+        raise
     except Stopped:
         dist.barrier()
         raise
@@ -267,13 +282,21 @@ def build(run_dir: RunDir, spec: Spec, journal: Journal, attempt: int, stop_requ
         model=model,
         optimizer=build_optimizer(method.parameters(), config.train),
         loader=loader,
-        assessor=Assessor(config, images, subset, device),
+        assessor=Assessor(config, images, subset, device, between_batches=_leaving_when(stop_requested)),
         checkpoints=Checkpoints(run_dir, spec.run_id, attempt),
         journal=journal,
         boundary=Boundary(stop_requested, config.runtime.checkpoint_every_s, all_ranks()),
         means=RunningMeans(device, all_ranks()),
         speed=Speedometer(),
     )
+
+
+def _leaving_when(stop_requested: Callable[[], bool]) -> Callable[[], None]:
+    def leave_if_asked() -> None:
+        if stop_requested():
+            raise StoppedEvaluating("stopped on request while evaluating; the state is saved")
+
+    return leave_if_asked
 
 
 def _prepare_device() -> torch.device:

@@ -31,6 +31,8 @@ STATE_STYLES: Mapping[RunState, str] = {
     RunState.LOST: "red",
 }
 
+_BAR_WIDTH = 12
+
 #: Running and troubled runs are shown before waiting ones, and finished ones last, when not all fit.
 _INTEREST = (
     RunState.RUNNING,
@@ -71,12 +73,15 @@ def status_table(snapshot: Snapshot, *, max_rows: int | None = None, now: float 
         ranked = sorted(shown, key=lambda run: (_INTEREST.index(run.state), run.position))[: max(1, max_rows - 1)]
         shown = sorted(ranked, key=lambda run: run.position)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    table.add_column("run", no_wrap=True)
+    # What is typed into the next command is never cut; on a narrow terminal the note gives way first.
+    table.add_column("run", no_wrap=True, min_width=max(map(len, (run.run_id for run in shown)), default=3))
     for axis in snapshot.experiment.axes:
-        table.add_column(axis.removeprefix("data."), overflow="ellipsis", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("progress", no_wrap=True, min_width=16)
-    table.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)
+        longest = max(map(len, (run.axes.get(axis, "") for run in shown)), default=0)
+        heading = axis.rpartition(".")[2]
+        table.add_column(heading, overflow="ellipsis", no_wrap=True, min_width=min(12, max(longest, len(heading))))
+    table.add_column("state", no_wrap=True, min_width=max(map(len, (run.state for run in shown)), default=5))
+    table.add_column("progress", no_wrap=True, min_width=_BAR_WIDTH)
+    table.add_column("", overflow="ellipsis", no_wrap=True)
     for run in shown:
         table.add_row(*_cells(run, snapshot, now if now is not None else time.time()))
     hidden = len(snapshot.runs) - len(shown)
@@ -91,9 +96,9 @@ def _cells(run: RunRow, snapshot: Snapshot, now: float) -> list[RenderableType]:
     progress: RenderableType = ""
     note = run.reason
     if run.state is RunState.COMPLETED:
-        progress = ProgressBar(total=1, completed=1, width=16)
+        progress = ProgressBar(total=1, completed=1, width=_BAR_WIDTH)
     elif status is not None:
-        progress = ProgressBar(total=status.total_steps or 1, completed=status.step, width=16)
+        progress = ProgressBar(total=status.total_steps or 1, completed=status.step, width=_BAR_WIDTH)
         note = _progress_note(status, now)
     axes = [run.axes.get(axis, "") for axis in snapshot.experiment.axes]
     return [run.run_id, *axes, Text(str(run.state), style=style), progress, Text(note, style="dim")]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trainers.journal import Journal, StatusFile
-from trainers.loop import Diverged, Stopped
+from trainers.loop import Diverged, Stopped, StoppedEvaluating
 from trainers.rundir import Phase, RunDir, StopReason
 from trainers.train import carry_out
 
@@ -38,13 +38,28 @@ class Killed(BaseException):
     """Stands for ``kill -9``: nothing catches it, nothing is saved."""
 
 
-def at_boundary(number: int, kill: bool = False) -> Callable[[], bool]:
+#: Whether to stop, asked in this phase of the run.
+Ask = Callable[[Phase], bool]
+
+
+def at_boundary(number: int, kill: bool = False) -> Ask:
     """Asks to stop, or kills, when the loop asks for the ``number``-th time (from 0)."""
+    return _in_phase(Phase.TRAINING, number, kill)
+
+
+def in_evaluation(number: int) -> Ask:
+    """Asks to stop before the ``number``-th batch that is evaluated (from 0)."""
+    return _in_phase(Phase.EVALUATING, number, kill=False)
+
+
+def _in_phase(wanted: Phase, number: int, kill: bool) -> Ask:
     asked = -1
 
-    def stop_requested() -> bool:
+    def stop_requested(phase: Phase) -> bool:
         nonlocal asked
-        asked += 1
+        asked += phase is wanted
+        if phase is not wanted:
+            return False
         if kill and asked == number:
             raise Killed
         return asked == number
@@ -52,15 +67,21 @@ def at_boundary(number: int, kill: bool = False) -> Callable[[], bool]:
     return stop_requested
 
 
-def attempt(run_dir: RunDir, number: int, stop_requested: Callable[[], bool]) -> None:
+def attempt(run_dir: RunDir, number: int, ask: Ask) -> None:
     journal = Journal(StatusFile(run_dir.status_path, number))
+
+    def stop_requested() -> bool:
+        status = run_dir.read_status()
+        assert status is not None
+        return ask(status.phase)
+
     try:
         carry_out(run_dir, journal, number, stop_requested)
     finally:
         journal.close()
 
 
-def never() -> bool:
+def never(_phase: Phase) -> bool:
     return False
 
 
@@ -80,7 +101,9 @@ def test_stopping_at_every_step_changes_nothing(make_run: MakeRun, numbers_of: N
 
 
 def test_being_killed_at_every_step_changes_nothing(make_run: MakeRun, numbers_of: Numbers) -> None:
-    undisturbed, killed = make_run("undisturbed"), make_run("killed")
+    # Evaluations in between would save by themselves, and so leave fewer steps to lose.
+    changes = {"evaluate.knn.every_epochs": None}
+    undisturbed, killed = make_run("undisturbed", changes), make_run("killed", changes)
     attempt(undisturbed, 1, never)
 
     for saved_step in range(5):
@@ -106,6 +129,23 @@ def test_killed_in_the_final_evaluation_goes_on_with_it(make_run: MakeRun, numbe
     assert numbers_of(killed) == before == numbers_of(undisturbed)
 
 
+@pytest.mark.parametrize("batch", range(4))
+def test_leaving_every_evaluation_loses_no_step(make_run: MakeRun, numbers_of: Numbers, batch: int) -> None:
+    undisturbed, stopped = make_run("undisturbed"), make_run("stopped")
+    attempt(undisturbed, 1, never)
+
+    # Each network takes two batches: one network before the first step, two after step 3 and at the end.
+    leave_at = {None: min(batch, 1), "step_3": 2 + batch, "step_6": 4 + batch}
+    for checkpoint, asked in leave_at.items():
+        with pytest.raises(StoppedEvaluating):
+            attempt(stopped, 1, in_evaluation(asked))
+        newest = [folder.name for folder in stopped.checkpoint_dirs()][:1]
+        assert newest == ([checkpoint] if checkpoint else [])
+    attempt(stopped, 2, never)
+
+    assert numbers_of(stopped) == numbers_of(undisturbed)
+
+
 def test_rolling_checkpoints_do_not_change_the_numbers(make_run: MakeRun, numbers_of: Numbers) -> None:
     rare, constant = make_run("rare"), make_run("constant", {"runtime.checkpoint_every_s": 0})
     attempt(rare, 1, never)
@@ -113,7 +153,7 @@ def test_rolling_checkpoints_do_not_change_the_numbers(make_run: MakeRun, number
 
     assert numbers_of(constant) == numbers_of(rare)
     assert [folder.name for folder in constant.checkpoint_dirs()] == ["step_6", "step_5"]
-    assert [folder.name for folder in rare.checkpoint_dirs()] == ["step_6"]
+    assert [folder.name for folder in rare.checkpoint_dirs()] == ["step_6", "step_3"], "the end, and an evaluation"
 
 
 def test_a_damaged_checkpoint_is_passed_over(
@@ -169,7 +209,7 @@ def test_metrics_and_result_have_the_documented_names(make_run: MakeRun) -> None
     protocols = ["knn", "knn_k1", "knn_teacher", "knn_k1_teacher"]
     assert set(result.per_class) == set(protocols)
     expected = {f"eval/{protocol}/{name}" for protocol in protocols for name in ("top1", "many", "medium", "few")}
-    assert set(result.untrained) == expected
+    assert set(result.untrained) == {name for name in expected if "_teacher" not in name}, "they are equal then"
     assert set(result.metrics) == expected | {"train/loss", "train/accuracy", "train/lr"}
     steps = [(line.step, sorted(line.metrics)[0].split("/")[0]) for line in run_dir.read_metrics()]
     # Every second step, at the end of each epoch, and the evaluations: during the training and of its result.

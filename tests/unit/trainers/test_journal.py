@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,15 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert journal.sync() == 0
     journal.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_reported_by_the_write_and_closing_is_quiet(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            metrics.write(1, 0.5, {"train/loss": 1.0})
+        metrics.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
