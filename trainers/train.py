@@ -159,12 +159,25 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
             world_size(),
             training.device,
         )
+        _warn_of_long_queue(training)
         resume(training)
         if spec.config.evaluate.untrained and training.untrained is None:
             journal.enter(Phase.EVALUATING)
             training.untrained = training.assessor.assess(training.method, only_first=True)
         fit(training)
         finish(training)
+
+
+def _warn_of_long_queue(training: Training) -> None:
+    """A queue that holds most of the data set holds old keys of the very images that it is compared with."""
+    queue_size, num_images = getattr(training.config.method, "queue_size", 0), len(training.assessor.subset)
+    if 2 * queue_size > num_images:
+        logger.warning(
+            "method.queue_size=%d is more than half of the %d training images: keys of the same image are among its "
+            "negatives; a smaller queue means what the method means",
+            queue_size,
+            num_images,
+        )
 
 
 def read_spec(run_dir: RunDir) -> Spec:
