@@ -12,6 +12,7 @@ rank that was killed and cannot say so itself.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import torch
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -40,6 +42,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
     os.environ[_FORK_SAFE_CUDA_CHECK] = "1"
     _format_logs_plainly()
     config = _launch_config(options)
+    if config.nproc_per_node > 1 and not torch.cuda.is_available():
+        # DistributedDataParallel imports the compiler: once here, or in every rank. Whether that leaves CUDA alone is
+        # torch's affair, so where there is CUDA the ranks import it, side by side.
+        importlib.import_module("torch._dynamo")
     try:
         elastic_launch(config, _run_rank)(os.getpid(), arguments)
     except ChildFailedError as error:

@@ -103,12 +103,14 @@ def run(arguments: Arguments, parent_pid: int | None = None) -> int:
             logger.info("%s", stopped)
             journal.enter(Phase.STOPPED, reason=StopReason.PREEMPTED, message=str(stopped))
         except Exception as error:
-            if stop_requested() and world_size() > 1:
+            own = failure.describe(error, own_rank)
+            cause = own if arguments.attempt is None else failure.root_cause(run_dir, arguments.attempt, own)
+            if cause.is_consequence and stop_requested():
                 # Another rank has left an evaluation, and with it the collective that this one was in.
-                logger.info("stopped on request: %s", error)
+                logger.info("stopped on request: %s", cause.message)
                 return EXIT_STOPPED
             logger.exception("rank %d failed", own_rank)
-            _report(run_dir, journal, arguments.attempt, failure.describe(error, own_rank))
+            _report(run_dir, journal, arguments.attempt, own, cause)
             return EXIT_FAILED
         finally:
             journal.close()
@@ -125,12 +127,10 @@ def _start_logging(run_dir: RunDir, attempt: int | None, own_rank: int) -> None:
     )
 
 
-def _report(run_dir: RunDir, journal: Journal, attempt: int | None, own: RankFailure) -> None:
-    cause = own
+def _report(run_dir: RunDir, journal: Journal, attempt: int | None, own: RankFailure, cause: RankFailure) -> None:
     try:
         if attempt is not None:
             failure.record(run_dir, attempt, own)
-            cause = failure.root_cause(run_dir, attempt, own)
         journal.enter(Phase.STOPPED, reason=cause.reason, message=cause.message)
     except OSError as error:
         logger.error("the failure cannot be recorded in %s: %s", run_dir.path, error)  # the log has it, at least
