@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+
+from trainers.rundir import StopReason
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,21 @@ def test_workers_do_not_outlive_a_killed_rank(launch: Any, make_run: Any, images
 
     assert launched.wait() == 1
     launched.assert_nothing_is_left(timeout_s=3)
+
+
+def test_a_damaged_image_that_one_rank_meets_is_everybodys_reason(
+    launch: Any, make_run: Any, images: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(images, root)
+    damaged = root / "train" / "light" / "7.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    unevaluated = {"evaluate.knn": None, "evaluate.untrained": False}
+    run_dir = make_run("damaged", {**changes(root, 0, epochs=50), **unevaluated})
+
+    assert launch(run_dir, "token", "--processes=2").wait() == 1
+
+    status, record = run_dir.read_status(), run_dir.read_attempt(1)
+    assert status is not None and status.reason is StopReason.DATA and record is not None
+    assert str(damaged) in status.message
+    assert record.detail == f"data: {status.message}"
