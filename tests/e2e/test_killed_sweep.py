@@ -24,7 +24,7 @@ EXPERIMENT = """
 name: tiny
 base:
   data: {name: digits, profile: {name: balanced, size: 200}}
-  backbone: {name: resnet18, width: 8}
+  backbone: {name: resnet18, width: 4}
   augment: {flip_probability: 0.0, blur_probability: 0.0}
   train: {epochs: 60, batch_size: 32, learning_rate: 0.06}
   evaluate: {knn: {k: [5], bank: train, every_epochs: 20}}
@@ -140,7 +140,14 @@ def launchers(run_dirs: list[RunDir]) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    "victim", [interrupt_controller, terminate_controller, kill_controller, kill_launcher, kill_rank]
+    "victim",
+    [
+        interrupt_controller,
+        pytest.param(terminate_controller, marks=pytest.mark.soak),  # the same path as Ctrl-C
+        kill_controller,
+        kill_launcher,
+        kill_rank,
+    ],
 )
 def test_the_same_command_goes_on_to_the_same_numbers(victim: Victim, undisturbed: Numbers, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "sweep")
