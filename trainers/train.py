@@ -7,8 +7,6 @@ file it writes.
 from __future__ import annotations
 
 import argparse
-import errno
-import fcntl
 import logging
 import os
 import sys
@@ -31,6 +29,7 @@ from trainers.data import DataProblem, ImageData, Subset, TrainLoader, dataset_r
 from trainers.distributed import rank, world_size
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile
+from trainers.lock import sole_writer
 from trainers.loop import Stopped, StoppedEvaluating, fit
 from trainers.means import RunningMeans
 from trainers.methods import build_method
@@ -45,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 #: Exit codes of a rank.
 EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 75
-
-#: Seconds to wait for an earlier attempt that is still ending.
-_LOCK_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
         ConfigProblem, DataProblem, Diverged, CheckpointError: what the names say, in one sentence.
     """
     spec = read_spec(run_dir)
-    with _sole_writer(run_dir, stop_requested), _process_group():
+    with sole_writer(run_dir, stop_requested), _process_group():
         if run_dir.result_path.exists():
             logger.info("%s stands; nothing to do", run_dir.result_path)
             return
@@ -206,40 +202,6 @@ def read_spec(run_dir: RunDir) -> Spec:
         raise ConfigProblem(f"{run_dir.spec_path}: config.{key}: {first['msg']}") from error
     except KeyError as error:
         raise ConfigProblem(f"{run_dir.spec_path}: the key {error} is missing") from error
-
-
-@contextmanager
-def _sole_writer(run_dir: RunDir, stop_requested: Callable[[], bool]) -> Iterator[None]:
-    """Hold the run's lock as rank 0; the others follow it, because they cannot start without it.
-
-    Raises:
-        Stopped: asked to stop while waiting.
-        TimeoutError: an earlier attempt does not end.
-    """
-    if int(os.environ.get("RANK", "0")) != 0:
-        yield
-        return
-    with open(run_dir.lock_path, "ab") as lock:
-        deadline = time.monotonic() + _LOCK_DEADLINE_S
-        while not _try_lock(lock.fileno(), run_dir.lock_path):
-            if stop_requested():
-                raise Stopped("stopped while waiting for an earlier attempt to end")
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"{run_dir.lock_path} is still locked after {_LOCK_DEADLINE_S:g} s by another attempt of the run"
-                )
-            time.sleep(0.1)
-        yield
-
-
-def _try_lock(descriptor: int, path: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        logger.warning("%s cannot be locked here (%s); two attempts at once would not notice", path, error.strerror)
-    return True
 
 
 @contextmanager
