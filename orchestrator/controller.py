@@ -17,9 +17,9 @@ from typing import Any
 
 from orchestrator.backends import create_backend
 from orchestrator.backends.base import Backend, JobRequest, JobShape
-from orchestrator.experiment import Resources
+from orchestrator.experiment import Resources, Retries
 from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
-from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Move, Retries, Revoke, RunPicture, decide
+from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Move, Revoke, RunPicture, decide
 from orchestrator.processes import ProcessName
 from orchestrator.state import READY, Cause, JobState, RunState
 from orchestrator.workspace import Workspace
@@ -40,10 +40,6 @@ class Snapshot:
     experiment: ExperimentRow
     runs: Sequence[RunRow]
     statuses: Mapping[str, Status]
-
-    @property
-    def states(self) -> dict[str, RunState]:
-        return {run.run_id: run.state for run in self.runs}
 
     @property
     def is_settled(self) -> bool:
@@ -112,7 +108,7 @@ class Controller:
         polled = self._poll(jobs)
         states = self.ledger.states([job.run_id for job in jobs])
         history: Mapping[str, list[EndedJob]] | None = None
-        retries = Retries(**experiment.settings["retries"])
+        retries = Retries.model_validate(experiment.settings["retries"])
         for job in jobs:
             state, job_id = polled[job.token]
             if state in (JobState.PENDING, JobState.RUNNING) and (job.submitted is None or job_id != job.job_id):

@@ -6,42 +6,15 @@ of the job, then what the launcher and the trainer wrote. Silence decides only a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.experiment import Retries
 from orchestrator.state import Cause, JobState, RunState
 from trainers.rundir import AttemptRecord, Phase, Status, StopReason
 
 #: An intent to submit is the business of the controller that wrote it, for as long as that may take.
 INTENT_DEADLINE_S = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retries:
-    """How often a run is started again by itself, for each cause of an attempt's end.
-
-    Attributes:
-        without_progress: attempts in a row that bring no new step, whatever their cause, before the run is given up.
-    """
-
-    failed: int
-    preempted: int
-    timeout: int
-    node_fail: int
-    out_of_memory: int
-    lost: int
-    without_progress: int
-
-    def budget(self, cause: Cause) -> int:
-        """Ends by this cause that are forgiven."""
-        return {
-            Cause.FAILED: self.failed,
-            Cause.PREEMPTED: self.preempted,
-            Cause.TIMEOUT: self.timeout,
-            Cause.NODE_FAIL: self.node_fail,
-            Cause.OUT_OF_MEMORY: self.out_of_memory,
-            Cause.LOST: self.lost,
-        }.get(cause, 0)
 
 
 @dataclass(frozen=True)
@@ -243,11 +216,3 @@ def _steps(evidence: Evidence) -> tuple[int, int]:
 def _end(run: RunPicture, job: LivingJob, cause: Cause, detail: str, next_state: RunState, reason: str) -> EndJob:
     first_step, last_step = _steps(run.evidence)
     return EndJob(run.run_id, job.token, cause, detail, first_step, last_step, next_state, reason)
-
-
-def counts_by_state(states: Mapping[str, RunState]) -> dict[RunState, int]:
-    """How many runs are in each state, in the order of the enumeration, without the empty ones."""
-    counts = dict.fromkeys(RunState, 0)
-    for state in states.values():
-        counts[state] += 1
-    return {state: count for state, count in counts.items() if count}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +69,6 @@ class ExperimentView:
     file_path: Path
     axes: tuple[str, ...]
     report: ReportOptions = ReportOptions()
-
-
-def count_states(runs: Iterable[RunView]) -> dict[RunState, int]:
-    """Number of runs in each state, every state named."""
-    counts = Counter(run.state for run in runs)
-    return {state: counts[state] for state in RunState}
 
 
 def _speaking(axis: str, label: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -74,3 +76,9 @@ class JobState(StrEnum):
     """The backend answered and does not know the job. Evidence only when repeated (design: two misses)."""
     UNKNOWN = "unknown"
     """No answer, or one that cannot be read. Not evidence."""
+
+
+def count_states(states: Iterable[RunState]) -> dict[RunState, int]:
+    """How many runs are in each state, every state named, in the order of the enumeration."""
+    counts = Counter(states)
+    return {state: counts[state] for state in RunState}

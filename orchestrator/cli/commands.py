@@ -22,8 +22,7 @@ from orchestrator.controller import Snapshot, watch
 from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.forecast import Measured, Planned, forecast
 from orchestrator.ledger import RunRow, Wanted
-from orchestrator.plan import counts_by_state
-from orchestrator.state import RunState
+from orchestrator.state import RunState, count_states
 from orchestrator.submission import Submission, check, check_data, submit
 from orchestrator.workspace import find_workspace, trial_workspace
 
@@ -194,7 +193,7 @@ def _carry_on(session: Session, name: str) -> Snapshot:
 
 
 def _state_counts(snapshot: Snapshot) -> dict[str, int]:
-    return {str(state): count for state, count in counts_by_state(snapshot.states).items()}
+    return {str(state): count for state, count in count_states(run.state for run in snapshot.runs).items() if count}
 
 
 def show_status(session: Session, name: str | None, *, as_json: bool) -> None:

@@ -15,8 +15,7 @@ from rich.text import Text
 
 from orchestrator.controller import Snapshot
 from orchestrator.ledger import RunRow
-from orchestrator.plan import counts_by_state
-from orchestrator.state import RunState
+from orchestrator.state import RunState, count_states
 from trainers.rundir import Phase, Status
 
 STATE_STYLES: Mapping[RunState, str] = {
@@ -59,7 +58,7 @@ def print_json(value: Any) -> None:
 
 def summary_line(snapshot: Snapshot) -> Text:
     """Experiment, number of runs, how many in each state."""
-    counts = counts_by_state(snapshot.states)
+    counts = {state: count for state, count in count_states(run.state for run in snapshot.runs).items() if count}
     line = Text.assemble((snapshot.experiment.name, "bold"), f"  {len(snapshot.runs)} runs: ")
     for position, (state, count) in enumerate(counts.items()):
         line.append(", " if position else "").append(f"{count} {state}", style=STATE_STYLES[state])

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from orchestrator.runs import ExperimentView, RunView, count_states
-from orchestrator.state import RunState
+from orchestrator.runs import ExperimentView, RunView
+from orchestrator.state import RunState, count_states
 from trainers.config import IDENTITY_SECTIONS, RunConfig, identity
 from trainers.rundir import Metric, Result
 
@@ -212,7 +212,7 @@ def run_facts(run: RunView, provenance: Mapping[str, Any], result: Result | None
 
 def parent_facts(experiment: ExperimentView, runs: Sequence[RunView], ended: int | None) -> Facts:
     """Status and tags of the parent run: how many runs are in which state."""
-    counts = count_states(runs)
+    counts = count_states(run.state for run in runs)
     tags = {
         ROLE_TAG: PARENT_ROLE,
         "mlflow.runName": experiment.name,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.experiment import Retries
 from orchestrator.plan import (
     Absent,
     EndedJob,
@@ -13,7 +14,6 @@ from orchestrator.plan import (
     Evidence,
     LivingJob,
     Move,
-    Retries,
     Revoke,
     RunPicture,
     decide,
@@ -21,7 +21,7 @@ from orchestrator.plan import (
 from orchestrator.state import Cause, JobState, RunState
 from trainers.rundir import AttemptRecord, Phase, Status, StopReason
 
-RETRIES = Retries(failed=2, preempted=1000, timeout=1000, node_fail=10, out_of_memory=1, lost=5, without_progress=3)
+RETRIES = Retries(failed=2, preempted=1000, lost=5, without_progress=3)
 DEADLINE_S = 30.0
 
 
@@ -195,7 +195,7 @@ class TestEnds:
 
     def test_a_budget_of_zero_gives_up_at_once(self) -> None:
         run = picture(job=living(JobState.ENDED), attempt=ended_attempt(Cause.LOST))
-        assert end_of(run, replace(RETRIES, lost=0)).next_state is RunState.LOST
+        assert end_of(run, Retries(lost=0)).next_state is RunState.LOST
 
     def test_a_launcher_that_never_began_is_a_failure(self) -> None:
         assert end_of(picture(job=living(JobState.ENDED))).cause is Cause.FAILED
