@@ -104,7 +104,7 @@ def _cells(run: RunRow, snapshot: Snapshot, now: float) -> list[RenderableType]:
 
 
 def _progress_note(status: Status, now: float) -> str:
-    if status.phase is not Phase.TRAINING:
+    if status.phase is not Phase.TRAINING or not status.total_steps:
         return str(status.phase)
     parts = [f"{status.step}/{status.total_steps}"]
     if status.images_per_s > 0:
