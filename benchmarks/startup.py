@@ -1,4 +1,4 @@
-"""What a run costs before and after its training: one tiny run through the launcher, beside torchrun and nothing.
+"""What a run costs before and after its training, and what a command costs: beside torchrun and beside nothing.
 
 Run: ``python benchmarks/startup.py [--pairs 5] [--processes 1]``
 
@@ -46,6 +46,9 @@ ONE_STEP = RunConfig(
 )
 
 
+QUICKSTART = Path(__file__).resolve().parents[1] / "experiments" / "quickstart.yaml"
+
+
 @dataclass(frozen=True)
 class Cost:
     """Seconds by the clock, and of all processors together."""
@@ -64,6 +67,9 @@ def main() -> None:
             "import torch": lambda _: [sys.executable, "-c", "import torch"],
             "torchrun, empty worker": lambda _: empty_torchrun(Path(folder), arguments.processes),
             "a run of one step": lambda number: one_step_run(Path(folder), number, arguments.processes),
+            "python alone": lambda _: [sys.executable, "-c", ""],
+            "sweep --help": lambda _: [sys.executable, "-m", "orchestrator", "--help"],
+            "sweep plan, 12 runs": lambda _: [sys.executable, "-m", "orchestrator", "plan", str(QUICKSTART)],
         }
         costs: dict[str, list[Cost]] = {name: [] for name in commands}
         for number in range(arguments.pairs + 1):
