@@ -143,10 +143,11 @@ def _opened(
 ) -> Iterator[_Collector]:
     """A collector that is alone with the experiment; a store that fails is reported in one sentence."""
     full_uri = store_uri(uri, workspace.path)
-    client = connect(full_uri)
-    from mlflow.exceptions import MlflowException
-
+    # The first connection creates the tables of a new database, which two processes at once would break.
     with held(workspace.collect_lock_path):
+        client = connect(full_uri)
+        from mlflow.exceptions import MlflowException
+
         try:
             store = open_experiment(client, experiment.name, artifact_root(full_uri, workspace.path))
             yield _Collector(store, _Cursors(cursors, full_uri, experiment.name))
