@@ -17,7 +17,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -487,12 +487,6 @@ def canonical_json(value: Any) -> str:
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def component_names(annotation: Any) -> dict[str, type[Section]]:
-    """Name -> model of a component union such as :data:`Method`, in the order of declaration."""
-    union = get_args(annotation)[0]
-    return {model.model_fields["name"].default: model for model in get_args(union)}
 
 
 def long_tailed_counts(num_max: int, num_classes: int, imbalance: float) -> list[int]:
