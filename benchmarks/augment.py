@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from trainers import augment, views
-from trainers.views import View
+from trainers.config.views import View
 
 VIEWS: dict[str, tuple[View, View]] = {
     "moco_v2": (views.MOCO_V2, views.MOCO_V2),
@@ -58,7 +58,7 @@ def batched(images: Tensor, pair: tuple[View, View], size: int) -> Callable[[], 
     indices = np.arange(len(images))
 
     def run() -> None:
-        augment.two_views(images, pair, seed=0, epoch=0, indices=indices, size=size, mean=MEAN, std=STD)
+        augment.draw_views(images, pair, seed=0, epoch=0, indices=indices, size=size, mean=MEAN, std=STD)
 
     return run
 

@@ -1,4 +1,4 @@
-"""Two random views of a batch of images, on whatever device the images are on.
+"""Random views of a batch of images, on whatever device the images are on.
 
 One description serves CPU and GPU: the parameters of every image are drawn on the host, all images at once, from
 :class:`trainers.rng.Stream`; the pixels are then computed in batches by a few dense operations. Each operation computes
@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainers.config.views import View
 from trainers.rng import Stream
-from trainers.views import View
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -46,9 +46,9 @@ _DRAW_SIGMA = 34
 _DRAW_SOLARIZE = 35
 
 
-def two_views(
+def draw_views(
     images: Tensor,
-    views: tuple[View, View],
+    views: tuple[View, ...],
     *,
     seed: int,
     epoch: int,
@@ -56,19 +56,19 @@ def two_views(
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
-) -> tuple[Tensor, Tensor]:
-    """Draw both views of a batch of equally large images.
+) -> tuple[Tensor, ...]:
+    """Draw the views of a batch of equally large images.
 
     Args:
         images: (B, 3, H, W), uint8, or float in [0, 1].
-        views: how the first and the second view are drawn.
+        views: how each view is drawn.
         seed, epoch: the run's seed, and the number of the epoch.
         indices: (B,), number of each image in its data set. With seed and epoch they decide everything random.
         size: side of the views, in pixels.
         mean, std: of each channel, subtracted and divided by.
 
     Returns:
-        Two tensors (B, 3, size, size), float32, normalised, contiguous, on the device of ``images``.
+        For each view (B, 3, size, size), float32, normalised, contiguous, on the device of ``images``.
     """
     pixels = _rows_first(images)
     height, width = images.shape[2:]
@@ -78,20 +78,20 @@ def two_views(
         boxes = crop_boxes(view, stream, height, width)
         cropped = _resample(pixels, boxes, flips(view, stream), size)
         results.append(_normalised(_coloured(cropped, view, stream), mean, std))
-    return results[0], results[1]
+    return tuple(results)
 
 
-def two_views_of_crops(
-    crops: tuple[Tensor, Tensor],
-    views: tuple[View, View],
+def draw_views_of_crops(
+    crops: Sequence[Tensor],
+    views: tuple[View, ...],
     *,
     seed: int,
     epoch: int,
     indices: Ints,
     mean: Sequence[float],
     std: Sequence[float],
-) -> tuple[Tensor, Tensor]:
-    """As :func:`two_views` for images that were cropped, resized and flipped while they were decoded.
+) -> tuple[Tensor, ...]:
+    """As :func:`draw_views` for images that were cropped, resized and flipped while they were decoded.
 
     Args:
         crops: for each view (B, 3, S, S), uint8, cropped to :func:`crop_boxes` and flipped by :func:`flips`.
@@ -100,7 +100,7 @@ def two_views_of_crops(
     for number, (crop, view) in enumerate(zip(crops, views, strict=True)):
         stream = Stream.of(seed, epoch, number, indices)
         results.append(_normalised(_coloured(_rows_first(crop), view, stream), mean, std))
-    return results[0], results[1]
+    return tuple(results)
 
 
 def resize_and_normalise(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:

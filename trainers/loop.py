@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from trainers.batch import Batch
 from trainers.checkpoint import write_encoder
 from trainers.distributed import rank
 from trainers.means import Sums
@@ -53,29 +54,29 @@ def fit(training: Training) -> None:
 def train_epoch(training: Training) -> None:
     """Train to the end of the epoch, from wherever in it the training is."""
     epoch, first_step = divmod(training.step, training.loader.steps_per_epoch)
-    for first, second in training.loader.epoch(epoch, first_step):
-        train_step(training, first, second)
+    for batch in training.loader.epoch(epoch, first_step):
+        train_step(training, batch)
         cross_boundary(training)
 
 
-def train_step(training: Training, first: Tensor, second: Tensor) -> None:
-    """One optimizer step on two views (B / W, 3, H, W) of this rank's share of the global batch."""
+def train_step(training: Training, batch: Batch) -> None:
+    """One optimizer step on this rank's share of the global batch."""
     config, progress = training.config.train, training.progress
     # Whatever a network draws (dropout, say) is a function of the step, so that no generator needs saving.
     torch.manual_seed(derive(training.config.seed, "step", training.step, rank()))
     set_learning_rate(training.optimizer, training.learning_rate(training.step))
     if training.config.runtime.channels_last:
-        first = first.contiguous(memory_format=torch.channels_last)
-        second = second.contiguous(memory_format=torch.channels_last)
+        views = tuple(view.contiguous(memory_format=torch.channels_last) for view in batch.views)
+        batch = Batch(views, batch.labels)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        loss, logs = training.model(first, second, progress)
+        loss, logs = training.model(batch, progress)
     loss.backward()
     if config.clip_gradient_norm is not None:
         nn.utils.clip_grad_norm_(training.method.parameters(), config.clip_gradient_norm)
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     training.method.after_step(progress)
-    training.means.add({"loss": loss, **logs}, images=len(first))
+    training.means.add({"loss": loss, **logs}, images=len(batch.labels))
     training.speed.add(config.batch_size)
     training.step += 1
 

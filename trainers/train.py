@@ -295,7 +295,7 @@ def _load_and_build(
     subset = training_subset(config.data, images)
     try:
         loader = TrainLoader(images, subset, config, rank=rank(), world_size=world_size(), device=device)
-        method = build_method(config)
+        method = build_method(config, len(images.class_names))
     except ValueError as error:
         raise ConfigProblem(str(error)) from error
     memory_format = torch.channels_last if config.runtime.channels_last else torch.preserve_format

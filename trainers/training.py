@@ -58,7 +58,8 @@ class Training:
 
     @property
     def total_steps(self) -> int:
-        return self.config.train.epochs * self.loader.steps_per_epoch
+        """Optimizer steps of the whole training; none for a method without anything to train."""
+        return self.config.train.epochs * self.loader.steps_per_epoch if self.method.is_trained else 0
 
     @property
     def progress(self) -> Progress:

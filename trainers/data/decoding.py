@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from trainers import augment
+from trainers.config.views import View
 from trainers.data.archive import decode, pixels_of
 from trainers.data.images import FileImages
 from trainers.rng import Stream
 from trainers.stopping import shield_worker
-from trainers.views import View
 
 Ints = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
@@ -39,7 +39,7 @@ _AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Batch:
+class Request:
     """What is decoded together: these images, in this order, in this epoch."""
 
     epoch: int
@@ -48,15 +48,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class RandomCrops:
-    """Batch -> (2, B, 3, S, S): the crops of both views, flipped where the views are."""
+    """Request -> (V, B, 3, S, S): the crops of all views, flipped where the views are."""
 
     images: FileImages
-    views: tuple[View, View]
+    views: tuple[View, ...]
     seed: int
     size: int
 
-    def __call__(self, batch: Batch) -> Pixels:
-        result = np.empty((2, len(batch.indices), 3, self.size, self.size), np.uint8)
+    def __call__(self, batch: Request) -> Pixels:
+        result = np.empty((len(self.views), len(batch.indices), 3, self.size, self.size), np.uint8)
         for place, index in enumerate(batch.indices):
             image = decode(self.images.archive, self.images.names[index])
             for number, view in enumerate(self.views):
@@ -67,12 +67,12 @@ class RandomCrops:
 
 @dataclass(frozen=True)
 class CentreCrops:
-    """Batch -> (B, 3, S, S): each image resized and cropped as evaluation sees it."""
+    """Request -> (B, 3, S, S): each image resized and cropped as evaluation sees it."""
 
     images: FileImages
     size: int
 
-    def __call__(self, batch: Batch) -> Pixels:
+    def __call__(self, batch: Request) -> Pixels:
         result = np.empty((len(batch.indices), 3, self.size, self.size), np.uint8)
         for place, index in enumerate(batch.indices):
             result[place] = _centre_crop(decode(self.images.archive, self.images.names[index]), self.size)
@@ -87,11 +87,11 @@ class Decoder:
         workers: processes; started at the first batch and kept until :meth:`close`.
     """
 
-    def __init__(self, crops: Callable[[Batch], Pixels], *, workers: int) -> None:
+    def __init__(self, crops: Callable[[Request], Pixels], *, workers: int) -> None:
         self._crops, self._workers = crops, workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def decode(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
+    def decode(self, batches: Iterable[Request]) -> Iterator[Tensor]:
         """The decoded batches, uint8, in order.
 
         Raises:
@@ -129,16 +129,16 @@ class Decoder:
         return self._pool
 
 
-_crops_of_worker: Callable[[Batch], Pixels]
+_crops_of_worker: Callable[[Request], Pixels]
 
 
-def _start_worker(crops: Callable[[Batch], Pixels]) -> None:
+def _start_worker(crops: Callable[[Request], Pixels]) -> None:
     global _crops_of_worker  # noqa: PLW0603 (a process of its own: the only way to hand it something that stays)
     _crops_of_worker = crops
     shield_worker()
 
 
-def _decode_in_worker(batch: Batch) -> Pixels:
+def _decode_in_worker(batch: Request) -> Pixels:
     return _crops_of_worker(batch)
 
 

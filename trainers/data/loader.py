@@ -1,4 +1,4 @@
-"""Batches: two augmented views for training, plain images for evaluation.
+"""Batches: augmented views for training, plain images for evaluation.
 
 Which image goes where is arithmetic on (seed, epoch, step, rank), so an epoch can begin at any step, and neither the
 number of processes nor the number of loading workers changes a bit of the global batch.
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from trainers import augment, rng
-from trainers.config import RunConfig, image_size
-from trainers.data.decoding import Batch, CentreCrops, Decoder, RandomCrops
+from trainers.batch import Batch
+from trainers.config import RunConfig, method_views
+from trainers.config.views import View
+from trainers.data.decoding import CentreCrops, Decoder, RandomCrops, Request
 from trainers.data.images import ArrayImages, FileImages, ImageData, ImageSet
 from trainers.data.problem import DataProblem
 from trainers.data.subset import Subset
-from trainers.views import View, method_views
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,30 +61,32 @@ class TrainLoader:
             )
         self.steps_per_epoch = len(subset) // batch_size
         self._subset, self._seed, self._batch_size = subset, config.seed, batch_size
-        self._rank, self._world_size = rank, world_size
-        recipe = _Recipe(method_views(config), config.seed, image_size(config.data), data.mean, data.std, device)
+        self._rank, self._world_size, self._device = rank, world_size, device
+        self._labels = data.train.labels
+        recipe = _Recipe(method_views(config), config.seed, config.data.side, data.mean, data.std, device)
         self._views: _ViewSource = (
             _ArrayViews(data.train, recipe)
             if isinstance(data.train, ArrayImages)
             else _FileViews(data.train, recipe, config.runtime.workers)
         )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``first_step`` on, without computing those before.
 
         Yields:
-            Two views of this rank's share of a global batch, (B / world_size, 3, S, S), float32, normalised. Rank r of
-            W has the images r, r + W, r + 2W, … of the batch.
+            This rank's share of each global batch, views in float32 and normalised.
 
         Raises:
             DataProblem: an image cannot be decoded.
         """
         order = rng.epoch_permutation(self._seed, epoch, len(self._subset))
-        yield from self._views.of([self._share(order, epoch, step) for step in range(first_step, self.steps_per_epoch)])
+        requests = [self._share(order, epoch, step) for step in range(first_step, self.steps_per_epoch)]
+        for request, views in zip(requests, self._views.of(requests), strict=True):
+            yield Batch(views, torch.from_numpy(self._labels[request.indices]).to(self._device, non_blocking=True))
 
-    def _share(self, order: Ints, epoch: int, step: int) -> Batch:
+    def _share(self, order: Ints, epoch: int, step: int) -> Request:
         whole = order[step * self._batch_size : (step + 1) * self._batch_size]
-        return Batch(epoch, self._subset.indices[whole[self._rank :: self._world_size]])
+        return Request(epoch, self._subset.indices[whole[self._rank :: self._world_size]])
 
 
 def eval_batches(
@@ -108,13 +111,13 @@ def eval_batches(
         DataProblem: an image cannot be decoded.
     """
     chosen = np.arange(len(images)) if indices is None else indices
-    batches = [Batch(0, chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
+    batches = [Request(0, chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
     for batch, pixels in zip(batches, _plain_pixels(images, batches, size, workers), strict=True):
         labels = torch.from_numpy(images.labels[batch.indices]).to(device)
         yield augment.resize_and_normalise(_moved(pixels, device), size, mean, std), labels
 
 
-def _plain_pixels(images: ImageSet, batches: list[Batch], size: int, workers: int) -> Iterator[Tensor]:
+def _plain_pixels(images: ImageSet, batches: list[Request], size: int, workers: int) -> Iterator[Tensor]:
     if isinstance(images, ArrayImages):
         yield from (torch.from_numpy(_gather(images, batch.indices)) for batch in batches)
         return
@@ -139,7 +142,7 @@ def _gather(images: ArrayImages, indices: Ints) -> npt.NDArray[np.uint8]:
 class _Recipe:
     """What turns images into views, besides the images."""
 
-    views: tuple[View, View]
+    views: tuple[View, ...]
     seed: int
     size: int
     mean: tuple[float, float, float]
@@ -148,8 +151,8 @@ class _Recipe:
 
 
 class _ViewSource(Protocol):
-    def of(self, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both views of each batch."""
+    def of(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, ...]]:
+        """The views of each request."""
 
 
 class _ArrayViews:
@@ -161,15 +164,15 @@ class _ArrayViews:
         if recipe.device.type == "cuda" and images.pixels.nbytes <= _RESIDENT_BYTES:
             self._resident = torch.from_numpy(np.array(images.pixels)).to(recipe.device)
 
-    def of(self, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def of(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, ...]]:
         recipe = self._recipe
-        for batch in batches:
-            yield augment.two_views(
-                self._pixels(batch.indices),
+        for request in requests:
+            yield augment.draw_views(
+                self._pixels(request.indices),
                 recipe.views,
                 seed=recipe.seed,
-                epoch=batch.epoch,
-                indices=batch.indices,
+                epoch=request.epoch,
+                indices=request.indices,
                 size=recipe.size,
                 mean=recipe.mean,
                 std=recipe.std,
@@ -189,16 +192,15 @@ class _FileViews:
         crops = RandomCrops(images, recipe.views, recipe.seed, recipe.size)
         self._decoder = Decoder(crops, workers=workers)
 
-    def of(self, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def of(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, ...]]:
         recipe = self._recipe
-        for batch, crops in zip(batches, self._decoder.decode(batches), strict=True):
-            first, second = _moved(crops, recipe.device).unbind(0)
-            yield augment.two_views_of_crops(
-                (first, second),
+        for request, crops in zip(requests, self._decoder.decode(requests), strict=True):
+            yield augment.draw_views_of_crops(
+                _moved(crops, recipe.device).unbind(0),
                 recipe.views,
                 seed=recipe.seed,
-                epoch=batch.epoch,
-                indices=batch.indices,
+                epoch=request.epoch,
+                indices=request.indices,
                 mean=recipe.mean,
                 std=recipe.std,
             )

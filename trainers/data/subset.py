@@ -7,6 +7,7 @@ the same number of images, share as many images as their sizes allow, and group 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers import rng
-from trainers.config import Balanced, Data, LongTailed, long_tailed_counts
+from trainers.config import Balanced, Data, LongTailed
 from trainers.data.images import ImageData
 from trainers.data.problem import DataProblem
 
@@ -109,6 +110,15 @@ def _profile_counts(data: Data, num_max: int, num_classes: int) -> list[int]:
         case LongTailed(imbalance=imbalance, size=int(size)):
             return _apportioned(size, imbalance, num_classes)
     raise AssertionError(f"unknown profile {data.profile!r}")
+
+
+def long_tailed_counts(num_max: int, num_classes: int, imbalance: float) -> list[int]:
+    """Images per class, most frequent first, of the exponential profile (Cui et al. 2019; truncated, not rounded)."""
+    if num_classes == 1:
+        return [num_max]
+    ratio = 1.0 / imbalance
+    # The tiny addend keeps exact powers exact: 5000 * 0.01 ** 1.0 is 50.0, but 500 * 0.1 ** (1/1) may be 49.999….
+    return [math.floor(num_max * ratio ** (i / (num_classes - 1)) + 1e-9) for i in range(num_classes)]
 
 
 def _apportioned(total: int, imbalance: float, num_classes: int) -> list[int]:

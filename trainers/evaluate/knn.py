@@ -57,7 +57,7 @@ def evaluate_knn(
         network: (B, 3, S, S) -> (B, d). Its mode is restored.
         subset: the bank if ``knn.bank`` is ``train``; its groups are reported in either case.
     """
-    size = config.image_size(data)
+    size = data.side
     bank_indices = subset.indices if knn.bank == "train" else None
     bank, bank_labels = image_features(
         network, images.train, bank_indices, images,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
+
+from trainers.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,14 @@ class Progress:
         step: optimizer steps done before the current one, from 0.
         total_steps: steps of the whole training.
         steps_per_epoch: steps of one epoch.
+        part: which part of the step's batch is being computed, from 0. There is more than one part with
+            ``train.accumulation`` alone.
     """
 
     step: int
     total_steps: int
     steps_per_epoch: int
+    part: int = 0
 
     @property
     def fraction(self) -> float:
@@ -34,20 +40,26 @@ class Progress:
 
 
 class Method(nn.Module, ABC):
-    """A self-supervised method: its networks, its loss on two views, and what happens after a step.
+    """A method: its networks, its loss on the views of a batch, and what happens after a step.
 
     ``state_dict()`` holds everything a checkpoint needs (student, teacher, queue, running statistics). Parameters with
     ``requires_grad`` are trained; the loop wraps the module in DistributedDataParallel without buffer broadcast.
+
+    A subclass is built from the run's configuration and the number of classes of its training images.
+
+    Attributes:
+        is_trained: whether there is anything to train; without, a run has no steps and is only evaluated.
     """
 
+    is_trained: ClassVar[bool] = True
+
     @abstractmethod
-    def forward(self, first: Tensor, second: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of this rank's share of the global batch, and values to log.
 
         Args:
-            first, second: (B_local, 3, H, W), normalised: the two views of the same images, in the same order. Rank r
-                of W holds the images r, r + W, r + 2W, ... of the global batch.
-            progress: where the training is.
+            batch: this rank's share, or one part of it.
+            progress: where the training is. What happens once per step happens in part 0.
 
         Returns:
             The loss, a scalar that DDP's averaging of gradients turns into the global batch's mean; and detached
@@ -60,3 +72,7 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def encoders(self) -> dict[str, nn.Module]:
         """Networks to evaluate, (B, 3, H, W) -> (B, d), by name; the one that the paper evaluates comes first."""
+
+    def embedders(self) -> dict[str, nn.Module]:
+        """As :meth:`encoders` with their projectors, (B, 3, H, W) -> (B, D); without those that have none."""
+        return {}

@@ -9,24 +9,24 @@ https://github.com/UMBCvision/ISD/blob/4bdd603/train_isd_plus.py (two temperatur
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainers import config as options
 from trainers.backbones import NormFactory
+from trainers.batch import Batch
 from trainers.distributed import local_share
 from trainers.heads import Encoder
 from trainers.key_queue import KeyQueue
+from trainers.losses import similarity_divergence
 from trainers.methods.base import Progress
 from trainers.methods.momentum_queue import MomentumQueueMethod, build_grouped_backbone
-from trainers.similarity import full_precision, unit_rows
+from trainers.similarity import unit_rows
 
 
 class ISD(MomentumQueueMethod):
     """Iterative similarity distillation, in either published form. The predictor belongs to the student alone."""
 
-    def __init__(self, config: options.RunConfig) -> None:
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
         method = config.method
         assert isinstance(method, options.ISD)
         backbone, norm = build_grouped_backbone(config, method.bn_group_size)
@@ -49,12 +49,13 @@ class ISD(MomentumQueueMethod):
         self.teacher_temperature = method.teacher_temperature
         self.student_temperature = method.student_temperature
 
-    def forward(self, first: Tensor, second: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         """Divergence of the student's similarities (first view) from the teacher's (second view), in nats.
 
         Logs ``kl``, which is the loss, and ``target_entropy``, the entropy of the teacher's similarities. The loss is
         their cross-entropy minus that entropy, which moves during training: neither curve can be read alone.
         """
+        first, second = batch.views
         query = unit_rows(self.predictor(self.student(first)))
         self.advance_teacher()
         keys = self.embed_keys(second, progress)
@@ -76,26 +77,3 @@ def _head(width_in: int, hidden: int, width_out: int, norm: NormFactory, *, hidd
         nn.ReLU(inplace=True),
         nn.Linear(hidden, width_out),
     )
-
-
-def similarity_divergence(
-    query: Tensor, key: Tensor, anchors: Tensor, *, student_temperature: float, teacher_temperature: float
-) -> tuple[Tensor, Tensor]:
-    """KL(teacher || student) of the softmax over similarities to the anchors.
-
-    Args:
-        query: (B, D), the student's embeddings, unit rows, float32.
-        key: (B, D), the teacher's embeddings of the same images, unit rows; no gradient goes there.
-        anchors: (K, D), what both are compared with; not the keys of this batch.
-        student_temperature, teacher_temperature: above 0; they divide the similarities before the softmax.
-
-    Returns:
-        The mean divergence over the batch, and the mean entropy of the teacher's distributions; both in nats.
-    """
-    with full_precision(query):
-        with torch.no_grad():
-            target = F.log_softmax(key / teacher_temperature @ anchors.T, dim=1)  # (B, K)
-            entropy = -(target.exp() * target).sum(1).mean()
-        prediction = F.log_softmax(query / student_temperature @ anchors.T, dim=1)  # (B, K)
-        loss = F.kl_div(prediction, target, reduction="batchmean", log_target=True)
-    return loss, entropy

@@ -13,20 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from trainers import config as options
+from trainers.batch import Batch
 from trainers.distributed import local_share
 from trainers.heads import Encoder
 from trainers.key_queue import KeyQueue
+from trainers.losses import info_nce
 from trainers.methods.base import Progress
 from trainers.methods.momentum_queue import MomentumQueueMethod, build_grouped_backbone
-from trainers.similarity import full_precision, unit_rows
+from trainers.similarity import unit_rows
 
 
-class MoCoV2(MomentumQueueMethod):
+class MoCo(MomentumQueueMethod):
     """MoCo v2 with batch-norm groups of a fixed size, so that the numbers do not depend on the number of processes."""
 
-    def __init__(self, config: options.RunConfig) -> None:
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
         method = config.method
-        assert isinstance(method, options.MoCoV2)
+        assert isinstance(method, (options.MoCoV1, options.MoCoV2))
         backbone, _ = build_grouped_backbone(config, method.bn_group_size)
         projector = nn.Sequential(
             nn.Linear(backbone.dim, backbone.dim), nn.ReLU(inplace=True), nn.Linear(backbone.dim, method.projection_dim)
@@ -40,12 +42,13 @@ class MoCoV2(MomentumQueueMethod):
         self.temperature = method.temperature
         self.symmetric = method.symmetric
 
-    def forward(self, first: Tensor, second: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE of the first view's queries and the second view's keys; symmetric: plus that of the views exchanged.
 
         The symmetric loss is the sum of both directions, and both views' keys enter the queue, first those of the first
         view. Logs ``accuracy``: the share of queries whose own key is the most similar one.
         """
+        first, second = batch.views
         pairs = [(first, second), (second, first)] if self.symmetric else [(first, second)]
         queries = [self.student(images) for images, _ in pairs]
         self.advance_teacher()
@@ -57,25 +60,3 @@ class MoCoV2(MomentumQueueMethod):
 
     def _contrast(self, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         return info_nce(unit_rows(query), local_share(keys), self.queue.rows, self.temperature)
-
-
-def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of picking the own key among it and the negatives (MoCo, equation 1).
-
-    Args:
-        query, key: (B, D), unit rows, float32; row b of both belongs to the same image.
-        negatives: (K, D), unit rows; the same for every query.
-        temperature: above 0.
-
-    Returns:
-        The mean over the batch, and the share of queries that are closer to their key than to any negative.
-    """
-    with full_precision(query):
-        scaled = query / temperature
-        positive = (scaled * key).sum(1)  # (B,)
-        negative = scaled @ negatives.T  # (B, K)
-        # The same as cross-entropy over [positive, negative], without the copy of (B, K) that joining them takes.
-        loss = (torch.logaddexp(positive, negative.logsumexp(1)) - positive).mean()
-        with torch.no_grad():
-            accuracy = (positive > negative.amax(1)).float().mean()
-    return loss, accuracy

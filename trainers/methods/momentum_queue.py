@@ -25,7 +25,7 @@ def build_grouped_backbone(config: options.RunConfig, bn_group_size: int) -> tup
     """
     num_local_groups(local_batch_size(config.train.batch_size), bn_group_size)
     norm = partial(GroupBatchNorm, group_size=bn_group_size)
-    return build_backbone(config.backbone, options.image_size(config.data), norm), norm
+    return build_backbone(config.backbone, config.data.side, norm), norm
 
 
 class MomentumQueueMethod(Method):

@@ -10,17 +10,18 @@ from its own earlier revisions (``docs/methods.md``).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainers import config as options
 from trainers.backbones import VisionTransformer, build_backbone
-from trainers.distributed import gather_interleaved, local_batch_size, rank, world_size
+from trainers.batch import Batch
+from trainers.distributed import gather_interleaved, local_batch_size
 from trainers.heads import StackedMLP
+from trainers.losses import contrast_layers
 from trainers.methods.base import Method, Progress
 from trainers.momentum import make_teacher, update_teacher
 from trainers.schedule import cosine_momentum, cosine_ramp
-from trainers.similarity import full_precision, unit_rows
+from trainers.similarity import unit_rows
 
 
 class SDSSL(Method):
@@ -32,12 +33,12 @@ class SDSSL(Method):
     all predictors, each kind is computed as one stack. This changes speed only.
     """
 
-    def __init__(self, config: options.RunConfig) -> None:
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
         super().__init__()
         method = config.method
         assert isinstance(method, options.SDSSL)
         local_batch_size(config.train.batch_size)
-        backbone = build_backbone(config.backbone, options.image_size(config.data))
+        backbone = build_backbone(config.backbone, config.data.side)
         assert isinstance(backbone, VisionTransformer) and backbone.depth > 1, "RunConfig refuses these"
         depth, dim, out = backbone.depth, backbone.dim, method.projection_dim
         hidden, intermediate = method.hidden_dim, method.intermediate_hidden_dim
@@ -55,7 +56,7 @@ class SDSSL(Method):
         """The teacher's backbone, which the paper evaluates, and the student's."""
         return {"teacher": self.teacher_backbone, "student": self.backbone}
 
-    def forward(self, first: Tensor, second: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         """L_out + ratio * L_mid + depth * L_det, each the sum of both directions (``docs/methods.md``, SDSSL).
 
         L_out compares the last block's predictions with the teacher's targets of the other view; L_mid those of the
@@ -65,6 +66,7 @@ class SDSSL(Method):
         Logs these three as ``loss_out``, ``loss_mid`` and ``loss_det``, the ``ratio``, and ``accuracy``: the share of
         images whose own target is the one most similar to the last block's prediction.
         """
+        first, second = batch.views
         ratio = cosine_ramp(self.ratio, progress.fraction)
         layers = self.backbone.forward_layers(torch.cat([first, second]))  # (L, 2 * B / W, d)
         targets = self._targets(first, second)
@@ -110,24 +112,3 @@ class SDSSL(Method):
 def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
     """``x`` itself, whose gradient is multiplied by ``factor`` (which broadcasts to ``x``'s shape) on its way back."""
     return torch.lerp(x.detach(), x, factor.to(x.dtype))
-
-
-def contrast_layers(predictions: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """MoCo v3's loss of every layer: 2 T times the cross-entropy of picking the own target from the global batch's.
-
-    Args:
-        predictions: (L, B / W, D), this rank's, not normalised.
-        targets: (B, D), the global batch's in its order, unit rows; no gradient goes there.
-        temperature: T, above 0.
-
-    Returns:
-        (L,), each a mean over this rank's images; and the share of images whose own target is the most similar to the
-        last layer's prediction.
-    """
-    num_layers, batch = predictions.shape[:2]
-    own = torch.arange(rank(), len(targets), world_size(), device=targets.device)  # (B / W,)
-    with full_precision(predictions):
-        logits = unit_rows(predictions) / temperature @ targets.T  # (L, B / W, B)
-        losses = F.cross_entropy(logits.flatten(0, 1), own.repeat(num_layers), reduction="none")
-        accuracy = (logits[-1].argmax(1) == own).float().mean()
-    return 2 * temperature * losses.view(num_layers, batch).mean(1), accuracy

@@ -11,8 +11,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
 from trainers import augment, views
+from trainers.config.views import View
 from trainers.rng import Stream
-from trainers.views import View
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 PLAIN = View(crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0)
@@ -28,7 +28,7 @@ def draw(batch: Tensor, view: View, size: int = 24, *, seed: int = 0, indices: l
     """The first view of a batch, without normalisation."""
     numbers = np.arange(len(batch)) if indices is None else np.array(indices)
     neutral = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    first, _ = augment.two_views(batch, (view, view), seed=seed, epoch=0, indices=numbers, size=size, **neutral)
+    first, _ = augment.draw_views(batch, (view, view), seed=seed, epoch=0, indices=numbers, size=size, **neutral)
     return first
 
 
@@ -191,7 +191,7 @@ def test_an_operation_happens_as_often_as_its_probability_says(name: str, change
 
 def test_a_view_that_changes_nothing_returns_the_image_normalised() -> None:
     batch = images(3)
-    first, second = augment.two_views(
+    first, second = augment.draw_views(
         batch, (PLAIN, PLAIN), seed=0, epoch=0, indices=np.arange(3), size=24, mean=MEAN, std=STD
     )
     expected = TF.normalize(batch.float() / 255, list(MEAN), list(STD))
@@ -225,7 +225,7 @@ def test_the_two_views_epochs_and_seeds_differ() -> None:
     results = [
         view
         for seed, epoch in [(0, 0), (0, 1), (1, 0)]
-        for view in augment.two_views(
+        for view in augment.draw_views(
             batch, pair, seed=seed, epoch=epoch, indices=np.arange(4), size=24, mean=MEAN, std=STD
         )
     ]
@@ -242,8 +242,8 @@ def test_crops_made_elsewhere_get_the_same_colours() -> None:
     batch, pair = images(16), (views.MOCO_V3_FIRST, views.MOCO_V3_SECOND)
     arguments = {"seed": 4, "epoch": 2, "indices": np.arange(50, 66), "mean": MEAN, "std": STD}
     square = tuple(replace(view, crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0) for view in pair)
-    expected = augment.two_views(batch, square, size=24, **arguments)  # type: ignore[arg-type]
-    result = augment.two_views_of_crops((batch, batch), pair, **arguments)  # type: ignore[arg-type]
+    expected = augment.draw_views(batch, square, size=24, **arguments)  # type: ignore[arg-type]
+    result = augment.draw_views_of_crops((batch, batch), pair, **arguments)  # type: ignore[arg-type]
     for ours, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 

@@ -24,7 +24,7 @@ def test_isd_gives_the_student_the_first_view_and_the_teacher_the_second(student
     assert views.method_views(config) == (named[student], named[teacher])
 
 
-def test_sdssl_has_moco_v3s_two_views() -> None:
+def test_sdssl_has_moco_v3s_draw_views() -> None:
     first, second = views.method_views(run_with({"name": "sdssl"}))
     assert (first.blur_probability, first.solarize_probability) == (1.0, 0.0)
     assert (second.blur_probability, second.solarize_probability) == (0.1, 0.2)
