@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import hashlib
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -17,6 +18,7 @@ from trainers.config.fields import (
     ShareTuple,
     as_tuple,
 )
+from trainers.config.identity import canonical_json
 
 Vote = Literal["weighted", "plain"]
 
@@ -130,3 +132,26 @@ class Evaluate(Section):
         if twice:
             raise ValueError(f"transfer has {twice[0]!r} twice; give each a label of its own")
         return self
+
+    def protocols(self) -> dict[str, str]:
+        """What is asked for: key of each protocol -> digest (12 hex digits) of the settings that decide its numbers.
+
+        A result says in the same way what it holds, so that a finished run is asked only for what is new.
+        """
+        sections: dict[str, Section | None] = {
+            "knn": self.knn,
+            "linear": self.linear,
+            "few_labels": self.few_labels,
+            "geometry": self.geometry,
+            **{f"transfer_{transfer.title}": transfer for transfer in self.transfer},
+        }
+        return {
+            key: hashlib.sha256(canonical_json([self.networks, _settings(section)]).encode()).hexdigest()[:12]
+            for key, section in sections.items()
+            if section is not None
+        }
+
+
+def _settings(section: Section) -> dict[str, Any]:
+    """What of a protocol's options decides the numbers at the end of a run: not where images lie, nor other times."""
+    return section.model_dump(mode="json", exclude={"root", "every_epochs", "knn": {"every_epochs"}})

@@ -103,6 +103,10 @@ class Result(Record):
         class_counts: class name -> training images of the run, in class order.
         groups: class name -> ``many``, ``medium`` or ``few``.
         dataset: name, digest of the index list, numbers of images.
+        protocols: what was evaluated: key of each protocol -> digest of its settings
+            (:meth:`trainers.config.Evaluate.protocols`).
+        warnings: what a reader of the numbers must know, such as a collapsed encoder; one sentence each.
+        metrics_offset: length of ``metrics.jsonl`` in bytes that this result stands for.
         finished: seconds since the Unix epoch.
     """
 
@@ -115,7 +119,14 @@ class Result(Record):
     class_counts: dict[str, int] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
+    protocols: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    metrics_offset: int = 0
     finished: float = 0.0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return super().from_json({**value, "warnings": tuple(value.get("warnings", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
