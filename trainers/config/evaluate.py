@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -17,8 +17,9 @@ from trainers.config.fields import (
     Section,
     ShareTuple,
     as_tuple,
+    outside_identity,
 )
-from trainers.config.identity import canonical_json
+from trainers.config.identity import canonical_json, identity
 
 Vote = Literal["weighted", "plain"]
 
@@ -41,7 +42,7 @@ class KNN(Section):
     #: Every block of a vision transformer as well: ``eval/knn_layer<n>/*``.
     layers: bool = False
     #: Evaluate also during training, every so many epochs.
-    every_epochs: PositiveInt | None = None
+    every_epochs: PositiveInt | None = outside_identity(None)
 
 
 LinearProtocol = Literal[
@@ -92,7 +93,7 @@ class Transfer(Section):
     """Evaluation on another data set, with frozen representations: ``eval/transfer_<label>_knn/*`` and ``_linear``."""
 
     name: DatasetName
-    root: str = "data"
+    root: str = outside_identity("data")
     #: What the metrics are called; the data set's name unless given.
     label: str = ""
     image_size: PositiveInt | None = None
@@ -136,7 +137,8 @@ class Evaluate(Section):
     def protocols(self) -> dict[str, str]:
         """What is asked for: key of each protocol -> digest (12 hex digits) of the settings that decide its numbers.
 
-        A result says in the same way what it holds, so that a finished run is asked only for what is new.
+        A result says in the same way what it holds, so that a finished run is asked only for what is new. A digest
+        covers what decides the numbers at the end of a run: not where images lie, nor evaluations on the way.
         """
         sections: dict[str, Section | None] = {
             "knn": self.knn,
@@ -146,12 +148,7 @@ class Evaluate(Section):
             **{f"transfer_{transfer.title}": transfer for transfer in self.transfer},
         }
         return {
-            key: hashlib.sha256(canonical_json([self.networks, _settings(section)]).encode()).hexdigest()[:12]
+            key: hashlib.sha256(canonical_json([self.networks, identity(section)]).encode()).hexdigest()[:12]
             for key, section in sections.items()
             if section is not None
         }
-
-
-def _settings(section: Section) -> dict[str, Any]:
-    """What of a protocol's options decides the numbers at the end of a run: not where images lie, nor other times."""
-    return section.model_dump(mode="json", exclude={"root", "every_epochs", "knn": {"every_epochs"}})
