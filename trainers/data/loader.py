@@ -7,6 +7,7 @@ number of processes nor the number of loading workers changes a bit of the globa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,11 +65,7 @@ class TrainLoader:
         self._rank, self._world_size, self._device = rank, world_size, device
         self._labels = data.train.labels
         recipe = _Recipe(method_views(config), config.seed, config.data.side, data.mean, data.std, device)
-        self._views: _ViewSource = (
-            _ArrayViews(data.train, recipe)
-            if isinstance(data.train, ArrayImages)
-            else _FileViews(data.train, recipe, config.runtime.workers)
-        )
+        self._views = _view_source(data.train, recipe, config.runtime.workers)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``first_step`` on, without computing those before.
@@ -82,11 +79,51 @@ class TrainLoader:
         order = rng.epoch_permutation(self._seed, epoch, len(self._subset))
         requests = [self._share(order, epoch, step) for step in range(first_step, self.steps_per_epoch)]
         for request, views in zip(requests, self._views.of(requests), strict=True):
-            yield Batch(views, torch.from_numpy(self._labels[request.indices]).to(self._device, non_blocking=True))
+            yield Batch(views, _on_device(self._labels[request.indices], self._device))
 
     def _share(self, order: Ints, epoch: int, step: int) -> Request:
         whole = order[step * self._batch_size : (step + 1) * self._batch_size]
         return Request(epoch, self._subset.indices[whole[self._rank :: self._world_size]])
+
+
+def view_batches(
+    images: ImageSet,
+    indices: Ints,
+    view: View,
+    *,
+    epoch: int,
+    seed: int,
+    batch_size: int,
+    size: int,
+    device: torch.device,
+    mean: Sequence[float],
+    std: Sequence[float],
+    workers: int = 0,
+    drop_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of random views of some images with their labels: what a linear probe trains on.
+
+    Args:
+        indices: (N,), the images to visit, each once.
+        view: how each is drawn.
+        epoch, seed: decide the order and the views. Choose a seed (:func:`trainers.rng.derive`) that differs from the
+            run's, or the probe sees the very crops that the run was trained on.
+        drop_last: leave out a last batch that is not full.
+
+    Yields:
+        Images (B, 3, size, size), float32, normalised, and labels (B,), int64, both on ``device``; the same on every
+        process that asks for the same.
+
+    Raises:
+        DataProblem: an image cannot be decoded.
+    """
+    order = indices[rng.epoch_permutation(seed, epoch, len(indices))]
+    end = len(order) - len(order) % batch_size if drop_last else len(order)
+    requests = [Request(epoch, order[start : start + batch_size]) for start in range(0, end, batch_size)]
+    recipe = _Recipe((view,), seed, size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), device)
+    with closing(_view_source(images, recipe, workers)) as source:
+        for request, (pixels,) in zip(requests, source.of(requests), strict=True):
+            yield pixels, _on_device(images.labels[request.indices], device)
 
 
 def eval_batches(
@@ -128,6 +165,10 @@ def _plain_pixels(images: ImageSet, batches: list[Request], size: int, workers: 
         decoder.close()
 
 
+def _on_device(labels: Ints, device: torch.device) -> Tensor:
+    return torch.from_numpy(labels).to(device, non_blocking=True)
+
+
 def _moved(pixels: Tensor, device: torch.device) -> Tensor:
     """On the device; the copy to a GPU runs beside what the GPU is doing."""
     return pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pixels
@@ -154,6 +195,13 @@ class _ViewSource(Protocol):
     def of(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, ...]]:
         """The views of each request."""
 
+    def close(self) -> None:
+        """End what works in the background."""
+
+
+def _view_source(images: ImageSet, recipe: _Recipe, workers: int) -> _ViewSource:
+    return _ArrayViews(images, recipe) if isinstance(images, ArrayImages) else _FileViews(images, recipe, workers)
+
 
 class _ArrayViews:
     """Views of decoded images. Workers would only copy, so there are none."""
@@ -177,6 +225,9 @@ class _ArrayViews:
                 mean=recipe.mean,
                 std=recipe.std,
             )
+
+    def close(self) -> None:
+        """Nothing works in the background."""
 
     def _pixels(self, indices: Ints) -> Tensor:
         if self._resident is not None:
@@ -204,3 +255,6 @@ class _FileViews:
                 mean=recipe.mean,
                 std=recipe.std,
             )
+
+    def close(self) -> None:
+        self._decoder.close()
