@@ -7,7 +7,7 @@ the same values for every W. Leaves starting and stopping the process group to t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -30,19 +30,24 @@ def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def local_batch_size(batch_size: int) -> int:
-    """How many samples of a global batch of ``batch_size`` each rank holds.
+def local_batch_size(batch_size: int, accumulation: int = 1) -> int:
+    """How many samples of a global batch each rank holds at a time.
+
+    Args:
+        batch_size: the global batch.
+        accumulation: parts that the batch is divided into first; divides it.
 
     Raises:
         ValueError: the ranks would hold different numbers.
     """
-    world = world_size()
-    if batch_size % world:
+    world, part = world_size(), batch_size // accumulation
+    if part % world:
+        parts = "" if accumulation == 1 else f" in train.accumulation={accumulation} parts"
         raise ValueError(
-            f"train.batch_size={batch_size} cannot be divided evenly among {world} processes; "
-            f"use a number of processes that divides it"
+            f"train.batch_size={batch_size}{parts} cannot be divided evenly among {world} processes; "
+            f"use a number of processes that divides {part}"
         )
-    return batch_size // world
+    return part // world
 
 
 def local_share(x: Tensor) -> Tensor:
@@ -67,34 +72,56 @@ def gather_interleaved(x: Tensor) -> Tensor:
     return by_rank.view(world, *x.shape).transpose(0, 1).flatten(0, 1)
 
 
-def gather_with_gradient(x: Tensor) -> Tensor:
+#: What flows back through a gather, of the gradients that all ranks' losses have for a rank's rows: their sum, or the
+#: rank's own alone.
+GatherGradient = Literal["summed", "local"]
+
+
+def gather_with_gradient(x: Tensor, gradient: GatherGradient = "summed") -> Tensor:
     """:func:`gather_interleaved` through which gradients flow back to the rank that each row came from.
 
-    Every rank's loss depends on every row, so the backward pass sums the gradients of a row over the ranks. (Taking the
-    local slice alone, as some published code does, is wrong: ``docs/methods.md``.)
+    Args:
+        x: (B / W, ...), this rank's rows; the same shape on every rank.
+        gradient: every rank's loss depends on every row, so the gradient of a row is the sum over the ranks:
+            ``summed``. ``local`` takes the rank's own share alone, as some published code does; it is wrong but for
+            one process (``docs/methods.md``).
+
+    Returns:
+        (B, ...), the same on every rank. ``x`` itself if W is 1.
     """
-    gathered: Tensor = _Gather.apply(x) if world_size() > 1 else x
+    if world_size() == 1:
+        return x
+    gathered: Tensor = _Gather.apply(x, gradient)
     return gathered
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 (autograd's signature)
+    def forward(ctx: Any, x: Tensor, gradient: GatherGradient) -> Tensor:
+        ctx.gradient = gradient
         return gather_interleaved(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004 (autograd's signature)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        if ctx.gradient == "local":
+            return local_share(gradients[0]), None
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return local_share(total)
+        return local_share(total), None
 
 
-def key_permutation(size: int, seed: int, step: int, view: int = 0) -> Tensor:
-    """The order in which the keys of a step are embedded: a permutation of ``size``, the same on every rank.
+def key_permutation(size: int, seed: int, step: int, view: int = 0, part: int = 0) -> Tensor:
+    """The order in which keys are embedded: a permutation of ``size``, the same on every rank.
 
     A function of its arguments alone, so that a resumed run draws what the undisturbed one drew.
+
+    Args:
+        size: keys that are embedded together.
+        seed: the run's.
+        step, view, part: distinguish the draws of a run. Part 0 is what was drawn before there were parts.
     """
-    return torch.from_numpy(permutation(derive(seed, "key_permutation", step, view), size))
+    names = ("key_permutation", step, view, part) if part else ("key_permutation", step, view)
+    return torch.from_numpy(permutation(derive(seed, *names), size))
 
 
 @torch.no_grad()

@@ -43,15 +43,15 @@ class StackedMLP(nn.Module):
     Args:
         num_heads: heads S.
         widths: from the input's width over the hidden ones to the output's.
+        last_norm: whether there is a batch norm after the last linear layer.
     """
 
-    def __init__(self, num_heads: int, widths: Sequence[int]) -> None:
+    def __init__(self, num_heads: int, widths: Sequence[int], *, last_norm: bool = True) -> None:
         super().__init__()
         self.linears = nn.ModuleList(_StackedLinear(num_heads, fan_in, fan_out) for fan_in, fan_out in pairwise(widths))
-        self.norms = nn.ModuleList(
-            SyncBatchNorm(num_heads * width, affine=level < len(widths) - 1)
-            for level, width in enumerate(widths[1:], start=1)
-        )
+        norms: list[nn.Module] = [SyncBatchNorm(num_heads * width) for width in widths[1:-1]]
+        norms.append(SyncBatchNorm(num_heads * widths[-1], affine=False) if last_norm else nn.Identity())
+        self.norms = nn.ModuleList(norms)
 
     def forward(self, x: Tensor) -> Tensor:
         """(S, B, d) -> (S, B, D), not normalised: head s applied to x[s]."""

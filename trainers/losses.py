@@ -78,3 +78,48 @@ def contrast_layers(predictions: Tensor, targets: Tensor, temperature: float) ->
         losses = F.cross_entropy(logits.flatten(0, 1), own.repeat(num_layers), reduction="none")
         accuracy = (logits[-1].argmax(1) == own).float().mean()
     return 2 * temperature * losses.view(num_layers, batch).mean(1), accuracy
+
+
+def regression(predictions: Tensor, targets: Tensor) -> Tensor:
+    """BYOL's loss of every layer (arXiv 2006.07733, equation 2): the squared distance of unit vectors, 2 - 2 cos.
+
+    Args:
+        predictions: (L, B / W, D), this rank's, not normalised.
+        targets: (B / W, D), unit rows of the same images; no gradient goes there.
+
+    Returns:
+        (L,), each a mean over this rank's images: 0 where all predictions point along their targets, 4 where all point
+        the other way.
+    """
+    with full_precision(predictions):
+        cosines = (unit_rows(predictions) * targets.detach()).sum(-1)  # (L, B / W)
+        return (2 - 2 * cosines).mean(1)
+
+
+def nt_xent(queries: Tensor, candidates: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """SimCLR's loss of every layer (arXiv 2002.05709, equation 1): the cross-entropy of picking the other view.
+
+    A query's candidates are both views of all images but the one that has the query's own place. So for the stack of
+    the one layer whose outputs are the candidates this is NT-Xent, and for an earlier layer that of SD-SimCLR.
+
+    Args:
+        queries: (L, B / W, 2, D), both views of this rank's images, unit rows.
+        candidates: (B, 2, D), those of the global batch in its order, unit rows. Gradients go there too; detach them
+            to have none.
+        temperature: above 0.
+
+    Returns:
+        (L,), each a mean over this rank's images and their two views, which is half the sum of both directions; and the
+        share of the last layer's queries to which the other view is the most similar.
+    """
+    num_layers, batch = queries.shape[:2]
+    images = torch.arange(rank(), len(candidates), world_size(), device=queries.device)
+    own = (2 * images[:, None] + torch.arange(2, device=queries.device)).flatten()  # (2 B / W,)
+    other = own ^ 1  # image b's views have the places 2 b and 2 b + 1
+    with full_precision(queries):
+        logits = queries.flatten(1, 2) / temperature @ candidates.flatten(0, 1).T  # (L, 2 B / W, 2 B)
+        itself = torch.arange(2 * len(candidates), device=queries.device) == own[:, None]
+        logits = logits.masked_fill(itself, -torch.inf)
+        losses = F.cross_entropy(logits.flatten(0, 1), other.repeat(num_layers), reduction="none")
+        accuracy = (logits[-1].argmax(1) == other).float().mean()
+    return losses.view(num_layers, 2 * batch).mean(1), accuracy

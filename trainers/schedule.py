@@ -33,9 +33,15 @@ def learning_rate(train: Train, *, step: int, steps_per_epoch: int) -> float:
     return train.learning_rate * _half_cosine((epoch - warmup) / (train.epochs - warmup))
 
 
-def cosine_momentum(initial: float, fraction: float) -> float:
-    """Momentum of a teacher that slows down: ``initial`` at fraction 0 of the training, 1 at its end (MoCo v3)."""
-    return 1.0 - _half_cosine(fraction) * (1.0 - initial)
+def cosine_momentum(initial: float, fraction: float, final: float | None = 1.0) -> float:
+    """Momentum of a teacher that slows down along half a cosine over the whole training (MoCo v3, BYOL).
+
+    Args:
+        initial: momentum at the first step.
+        fraction: share of the training that is done.
+        final: momentum at the end; None keeps the initial one.
+    """
+    return initial if final is None else final - _half_cosine(fraction) * (final - initial)
 
 
 def cosine_ramp(final: float, fraction: float) -> float:
