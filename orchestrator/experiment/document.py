@@ -171,8 +171,21 @@ def _merged_sections(below: MapNode, above: MapNode) -> MapNode:
     for key, (at, node) in above.entries.items():
         shape = RUN_SHAPE if key == "base" else OPTIONS_SHAPE.fields.get(key)
         old = entries.get(key)
+        if old is not None and key == "when":
+            node = _more_rules(old.node, node)
         entries[key] = Entry(at, node if old is None else merged(old.node, node, shape))
     return MapNode(entries, above.at)
+
+
+def _more_rules(below: Node, above: Node) -> Node:
+    """The rules of a file after those of what it extends, so that recipes can be combined.
+
+    A rule that comes on two ways, from a file that is extended twice, stays where it came first.
+    """
+    if not isinstance(below, ListNode) or not isinstance(above, ListNode):
+        return above
+    known = {rule.at for rule in below.items}
+    return ListNode((*below.items, *(rule for rule in above.items if rule.at not in known)), above.at)
 
 
 def _parse_assignment(assignment: str, environment: Mapping[str, str]) -> tuple[tuple[str, ...], Node]:

@@ -227,6 +227,23 @@ class TestExtends:
         assert loaded.axes == ("method", "seed", "train.epochs")
         assert loaded.cells()[0].config.seed == 0
 
+    def test_rules_of_recipes_add_up_and_the_files_own_come_last(self) -> None:
+        (cell,) = cells(
+            "extends: [one.yaml, two.yaml]\nwhen: [{if: {seed: 3}, set: {train.epochs: 7}}]\nbase: {method: isd}\n",
+            one="when: [{if: {method: isd}, set: {seed: 3, train.epochs: 5}}]\n",
+            two="when: [{if: {seed: 3}, set: {train: {epochs: 6, batch_size: 64}}}]\n",
+        )
+        assert (cell.config.seed, cell.config.train.epochs, cell.config.train.batch_size) == (3, 7, 64)
+
+    def test_a_rule_that_comes_on_two_ways_is_applied_once_and_first(self) -> None:
+        (cell,) = cells(
+            "extends: [a.yaml, b.yaml]\n",
+            a="extends: c.yaml\nwhen: [{if: {seed: 0}, set: {train.epochs: 7}}]\n",
+            b="extends: c.yaml\n",
+            c="when: [{if: {seed: 0}, set: {train.epochs: 5}}]\n",
+        )
+        assert cell.config.train.epochs == 7
+
     def test_the_digest_covers_every_file(self) -> None:
         first = experiment("extends: r.yaml\n", r="base: {seed: 1}\n").digest
         assert experiment("extends: r.yaml\n", r="base: {seed: 1}\n").digest == first
