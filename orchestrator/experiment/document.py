@@ -171,9 +171,10 @@ def _merged_sections(below: MapNode, above: MapNode) -> MapNode:
     for key, (at, node) in above.entries.items():
         shape = RUN_SHAPE if key == "base" else OPTIONS_SHAPE.fields.get(key)
         old = entries.get(key)
-        if old is not None and key == "when":
-            node = _more_rules(old.node, node)
-        entries[key] = Entry(at, node if old is None else merged(old.node, node, shape))
+        if old is None:
+            entries[key] = Entry(at, node)
+        else:
+            entries[key] = Entry(at, _more_rules(old.node, node) if key == "when" else merged(old.node, node, shape))
     return MapNode(entries, above.at)
 
 
