@@ -21,6 +21,12 @@ from trainers.config.fields import (
 )
 
 
+class Full(Section):
+    """Every training image there is, however many each class has: how the papers train on ImageNet."""
+
+    name: Literal["full"] = "full"
+
+
 class LongTailed(Section):
     """Exponential profile (Cui et al. 2019): class i keeps ``int(n_max * imbalance ** (-i / (C - 1)))`` images."""
 
@@ -31,7 +37,10 @@ class LongTailed(Section):
 
 
 class StepProfile(Section):
-    """Two sizes (LDAM, BBN): the first half of the classes keeps ``n_max`` images, the others ``n_max / imbalance``."""
+    """Two sizes (LDAM, BBN): the first half of the classes keeps ``n_max`` images, the others ``n_max / imbalance``.
+
+    Of an odd number of classes the smaller half is the large one.
+    """
 
     name: Literal["step"] = "step"
     imbalance: Imbalance = 100.0
@@ -70,8 +79,9 @@ class LargeAndRare(Section):
 class ListFile(Section):
     """Exactly the images of a list: ISD's D1 … D10 files, or lines ``<path> [<label>]``.
 
-    The evaluation sees the classes that the list names. The file may move; ``label`` says in the run id which list it
-    is, and a run refuses to go on with another content.
+    Paths are compared from the end: what precedes ``<class>/<file>`` may differ. The evaluation sees the classes that
+    the list names. The file may move; ``label`` says in the run id which list it is, and a run refuses to go on with
+    another content.
     """
 
     name: Literal["list_file"] = "list_file"
@@ -80,7 +90,7 @@ class ListFile(Section):
 
 
 #: Profiles that a balanced subset can be matched to.
-Unbalanced = Annotated[LongTailed | StepProfile | Pareto | LargeAndRare | ListFile, Field(discriminator="name")]
+Unbalanced = LongTailed | StepProfile | Pareto | LargeAndRare | ListFile
 
 
 class Balanced(Section):
@@ -92,7 +102,7 @@ class Balanced(Section):
     #: Take exactly as many images as the exponential profile with this imbalance factor has.
     match_imbalance: Imbalance | None = None
     #: Take exactly as many images, of the same classes, as this profile selects.
-    match: Unbalanced | None = added_later(None, neutral=None)
+    match: Annotated[Unbalanced, Field(discriminator="name")] | None = added_later(None, neutral=None)
 
     @model_validator(mode="after")
     def _one_size(self) -> Balanced:
@@ -102,7 +112,9 @@ class Balanced(Section):
         return self
 
 
-Profile = Annotated[Balanced | LongTailed | StepProfile | Pareto | LargeAndRare | ListFile, Field(discriminator="name")]
+Profile = Annotated[
+    Balanced | Full | LongTailed | StepProfile | Pareto | LargeAndRare | ListFile, Field(discriminator="name")
+]
 
 DatasetName = Literal[
     "digits", "cifar10", "cifar100", "stl10", "tiny_imagenet", "imagenet", "imagenet100", "image_folder"
@@ -136,6 +148,11 @@ class Data(Section):
     profile: Profile = Balanced()
     #: Which class is the most frequent one: in label order, or in an order drawn from ``split_seed``.
     class_order: Literal["label", "shuffled"] = "label"
+    #: What the groups of classes in the results are. ``profile``: what the profile makes of them, thirds of the classes
+    #: from the most frequent to the rarest (SDCLR) or, where it knows two sizes, the large and the small ones.
+    #: ``shots``: more than 100 training images, 20 to 100, fewer than 20 (ImageNet-LT). A balanced subset that is
+    #: matched to a profile has that profile's groups.
+    groups: Literal["profile", "shots"] = outside_identity("profile")
     #: Draws the subset (and the order of classes); the same for every run seed, so that seeds share one subset.
     split_seed: NaturalInt = 0
     #: Training images of each class that are set aside before the profile selects, drawn by ``split_seed``.
@@ -151,7 +168,37 @@ class Data(Section):
             raise ValueError("class_list needs a label: paths are no part of a run's id, and the label names the list")
         if self.unlabelled and self.name != "stl10":
             raise ValueError(f"unlabelled=true needs name=stl10; {self.name} has no unlabelled images")
+        if self.unlabelled and (not isinstance(self.profile, Full) or self.class_list is not None):
+            raise ValueError(
+                "unlabelled=true needs profile=full and no class_list: nothing can be selected by classes that are "
+                f"not known (profile is {self.profile.name})"
+            )
+        unbalanced = self.partner
+        if self.holdout_per_class and isinstance(unbalanced, ListFile):
+            raise ValueError(
+                f"holdout_per_class={self.holdout_per_class} would take images from the exact list of profile "
+                "list_file; leave it at 0"
+            )
+        if self.class_order != "label" and isinstance(unbalanced, LargeAndRare | ListFile):
+            remedy = "roles: drawn instead" if isinstance(unbalanced, LargeAndRare) else "label"
+            raise ValueError(
+                f"class_order={self.class_order} means nothing to profile {unbalanced.name}, which says itself which "
+                f"classes are large; use {remedy}"
+            )
         return self
+
+    @property
+    def partner(self) -> Unbalanced | None:
+        """The unbalanced profile, or the one that a balanced subset is matched to; None if there is neither."""
+        match self.profile:
+            case Balanced(match_imbalance=float(imbalance)):
+                return LongTailed(imbalance=imbalance)
+            case Balanced(match=matched):
+                return matched
+            case Full():
+                return None
+            case unbalanced:
+                return unbalanced
 
     @property
     def side(self) -> int:
