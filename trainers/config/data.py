@@ -102,7 +102,7 @@ class Balanced(Section):
     #: Take exactly as many images as the exponential profile with this imbalance factor has.
     match_imbalance: Imbalance | None = None
     #: Take exactly as many images, of the same classes, as this profile selects.
-    match: Annotated[Unbalanced, Field(discriminator="name")] | None = added_later(None, neutral=None)
+    match: Unbalanced | None = added_later(None, neutral=None, discriminator="name")
 
     @model_validator(mode="after")
     def _one_size(self) -> Balanced:
