@@ -23,7 +23,7 @@ from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Mov
 from orchestrator.processes import ProcessName
 from orchestrator.state import READY, Cause, JobState, RunState
 from orchestrator.workspace import Workspace
-from trainers.config import SCHEMA_VERSION
+from trainers.config import SCHEMA_VERSION, Evaluate
 from trainers.rundir import RunDir, Status, atomic
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Controller:
             if record is not None and record.token == job.token:
                 attempt = record
                 break
-        return Evidence(run_dir.result_path.exists(), attempt, run_dir.read_status())
+        return Evidence(run_dir.is_complete(), attempt, run_dir.read_status())
 
     def _living(self, job: JobRow, state: JobState) -> LivingJob:
         now = self._clock()
@@ -263,7 +263,13 @@ def write_spec(run_dir: RunDir, run_id: str, config: Mapping[str, Any], origin: 
     if present is not None and present["config"] == config:
         return
     run_dir.path.mkdir(parents=True, exist_ok=True)
-    spec = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "config": config, "provenance": origin}
+    spec = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "config": config,
+        "protocols": Evaluate.model_validate(config["evaluate"]).protocols(),
+        "provenance": origin,
+    }
     atomic.write_json(run_dir.spec_path, spec)
 
 

@@ -16,7 +16,16 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from trainers.config import IDENTITY_SECTIONS, SCHEMA_VERSION, RunConfig, canonical_json, identity
+from trainers.config import (
+    IDENTITY_SECTIONS,
+    SCHEMA_VERSION,
+    Balanced,
+    ListFile,
+    Profile,
+    RunConfig,
+    canonical_json,
+    identity,
+)
 
 #: Changes only if the same settings come to mean another training. Every run id changes with it.
 IDENTITY_VERSION = 1
@@ -76,10 +85,7 @@ class RunSpec:
     @classmethod
     def of(cls, config: RunConfig, provenance: Mapping[str, Any], folder: Path) -> Self:
         """The spec of ``config``, with relative paths taken from ``folder``."""
-        # Links are kept: where they lead may differ from node to node.
-        absolute = (folder / Path(config.data.root).expanduser()).absolute()
-        data = config.data.model_copy(update={"root": str(absolute)})
-        return cls(run_id(config), config.model_copy(update={"data": data}), provenance)
+        return cls(run_id(config), _with_absolute_paths(config, folder), provenance)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -102,6 +108,32 @@ class RunSpec:
                 f"schema_version={version} was written by another version; this one reads {SCHEMA_VERSION}"
             )
         return cls(value["run_id"], RunConfig.model_validate(value["config"]), value.get("provenance", {}))
+
+
+def _with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
+    """``config`` with relative paths taken from ``folder``. Links are kept: where they lead may differ by node."""
+
+    def absolute(path: str) -> str:
+        return str((folder / Path(path).expanduser()).absolute())
+
+    def with_absolute_list(profile: Profile) -> Profile:
+        if isinstance(profile, ListFile):
+            return profile.model_copy(update={"path": absolute(profile.path)})
+        if isinstance(profile, Balanced) and profile.match is not None:
+            return profile.model_copy(update={"match": with_absolute_list(profile.match)})
+        return profile
+
+    class_list = config.data.class_list
+    data = config.data.model_copy(
+        update={
+            "root": absolute(config.data.root),
+            "profile": with_absolute_list(config.data.profile),
+            "class_list": None if class_list is None else absolute(class_list),
+        }
+    )
+    transfer = tuple(other.model_copy(update={"root": absolute(other.root)}) for other in config.evaluate.transfer)
+    evaluate = config.evaluate.model_copy(update={"transfer": transfer})
+    return config.model_copy(update={"data": data, "evaluate": evaluate})
 
 
 def provenance(experiment_name: str, digest: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

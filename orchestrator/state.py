@@ -48,7 +48,7 @@ MOVES: dict[RunState, frozenset[RunState]] = {
     _S.FAILED: frozenset({_S.PLANNED, _S.CANCELLED, _S.COMPLETED}),
     _S.CANCELLED: frozenset({_S.PLANNED, _S.COMPLETED}),
     _S.LOST: frozenset({_S.PLANNED, _S.CANCELLED, _S.COMPLETED}),
-    _S.COMPLETED: frozenset(),
+    _S.COMPLETED: frozenset({_S.PLANNED}),  # to be evaluated by further protocols
 }
 
 

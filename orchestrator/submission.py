@@ -29,12 +29,17 @@ _DATA_PROBLEM = 2
 
 @dataclass(frozen=True)
 class Submission:
-    """What a submission found: how many runs are new, and where the others were already."""
+    """What a submission found: how many runs are new, and where the others were already.
+
+    Attributes:
+        num_to_evaluate: runs that are trained, and of which a protocol is asked for that they were not evaluated by.
+    """
 
     name: str
     num_runs: int
     num_new: int
     num_completed: int
+    num_to_evaluate: int
     num_failed: int
 
 
@@ -115,14 +120,16 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
             for position, cell in enumerate(cells)
         ],
     )
-    unfinished = [run_id for run_id in run_ids if known.get(run_id) is not RunState.COMPLETED]
-    _recognise(controller, experiment.name, unfinished)
+    registered = ledger.states(run_ids)
+    unfinished = [cell for cell in cells if registered[cell.run_id] is not RunState.COMPLETED]
+    to_evaluate = _recognise(controller, experiment.name, unfinished)
     states = ledger.states(run_ids)
     return Submission(
         name=experiment.name,
         num_runs=len(cells),
         num_new=len(set(run_ids) - set(known)),
         num_completed=sum(state is RunState.COMPLETED for state in states.values()),
+        num_to_evaluate=to_evaluate,
         num_failed=sum(state in (RunState.FAILED, RunState.LOST) for state in states.values()),
     )
 
@@ -147,17 +154,25 @@ def _check_data_exists(experiment: Experiment, cells: Sequence[Cell]) -> None:
             )
 
 
-def _recognise(controller: Controller, name: str, run_ids: Sequence[str]) -> None:
+def _recognise(controller: Controller, name: str, cells: Iterable[Cell]) -> int:
     """Believe the run directories: results are proof, and a living job that the ledger does not know is adopted.
 
     This is how a ledger that was lost is rebuilt, and how runs of another experiment or machine count.
+
+    Returns:
+        How many runs have a result that does not hold all that is asked of them.
     """
-    for run_id in run_ids:
-        run_dir = controller.workspace.run_dir(run_id)
-        if run_dir.result_path.exists():
-            controller.ledger.move(run_id, RunState.COMPLETED)
-        elif run_dir.attempts_dir.exists():
-            _adopt(controller, name, run_id, run_dir)
+    num_to_evaluate = 0
+    for cell in cells:
+        run_dir = controller.workspace.run_dir(cell.run_id)
+        result = run_dir.read_result()
+        if result is not None and result.holds(cell.config.evaluate.protocols()):
+            controller.ledger.move(cell.run_id, RunState.COMPLETED)
+            continue
+        num_to_evaluate += result is not None
+        if run_dir.attempts_dir.exists():
+            _adopt(controller, name, cell.run_id, run_dir)
+    return num_to_evaluate
 
 
 def _adopt(controller: Controller, name: str, run_id: str, run_dir: RunDir) -> None:

@@ -67,7 +67,7 @@ def numbers_of() -> Callable[[RunDir], dict[str, Any]]:
         return {
             "encoder": run_dir.encoder_path.read_bytes(),
             "lines": lines,
-            "result": {k: v for k, v in result.to_json().items() if k != "finished"},
+            "result": {k: v for k, v in result.to_json().items() if k not in ("finished", "metrics_offset")},
         }
 
     return read

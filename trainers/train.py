@@ -141,7 +141,7 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
     """
     spec = read_spec(run_dir)
     with sole_writer(run_dir, stop_requested), _process_group():
-        if run_dir.result_path.exists():
+        if run_dir.is_complete():
             logger.info("%s stands; nothing to do", run_dir.result_path)
             return
         journal.enter(Phase.STARTING)
@@ -156,12 +156,13 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
             training.device,
         )
         _warn_of_long_queue(training)
-        resume(training)
+        earlier = run_dir.read_result()
+        resume(training, earlier)
         if spec.config.evaluate.untrained and training.untrained is None:
             journal.enter(Phase.EVALUATING)
             training.untrained = training.assessor.assess(training.method, only_first=True)
         fit(training)
-        finish(training)
+        finish(training, earlier)
 
 
 def _warn_of_long_queue(training: Training) -> None:
@@ -322,11 +323,15 @@ def _raise_together(problem: ConfigProblem | DataProblem | None) -> None:
             raise found
 
 
-def resume(training: Training) -> None:
+def resume(training: Training, earlier: Result | None) -> None:
     """Go on from the newest whole checkpoint, on every rank the same, or from the beginning.
+
+    Args:
+        earlier: of a run that is only to be evaluated by further protocols. Its lines of metrics stay.
 
     Raises:
         ForeignCheckpoint: the checkpoints are another run's.
+        ConfigProblem: the run is to be evaluated again, and its final checkpoint is gone.
     """
     found = [(-1, 0, 0)]  # step, length of the metrics then, length that readers may have seen
     if rank() == 0:
@@ -336,6 +341,13 @@ def resume(training: Training) -> None:
     if world_size() > 1:
         dist.broadcast_object_list(found, src=0)
     ((step, metrics_offset, final_offset),) = found
+    if earlier is not None:
+        if step != training.total_steps:
+            raise ConfigProblem(
+                f"{training.run_dir.path} has a result, but not the checkpoint of step {training.total_steps} that "
+                f"further evaluation needs; remove {training.run_dir.result_path.name} there to train it again"
+            )
+        metrics_offset = final_offset = training.run_dir.committed_metrics_offset()
     training.journal.open_metrics(training.run_dir.metrics_path, metrics_offset, final_offset)
     if step >= 0:
         restore(training, training.checkpoints.read(step))

@@ -19,6 +19,7 @@ from orchestrator.cli.session import Session, find_experiment, open_session
 from orchestrator.cli.tracking import Collecting, collect_once, make_report
 from orchestrator.collect import check_store, store_uri
 from orchestrator.controller import Snapshot, watch
+from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.forecast import Measured, Planned, forecast
 from orchestrator.ledger import RunRow, Wanted
@@ -110,6 +111,28 @@ def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspac
     return _exit_code(snapshot)
 
 
+def evaluate_experiment(session: Session, name: str | None, overrides: Sequence[str], workspace: str | None) -> int:
+    """``sweep evaluate``: the experiment as it was submitted, with other settings of its evaluation.
+
+    Raises:
+        InputError: a setting is none of the evaluation, or the file is not the one that was submitted.
+    """
+    row = session.ledger.experiment(find_experiment(session, name))
+    foreign = next((text for text in overrides if not text.strip().startswith("evaluate")), None)
+    if foreign is not None:
+        raise InputError(
+            f"--set {foreign} is no setting of the evaluation; `sweep evaluate` takes evaluate.* "
+            f"(`sweep plan {row.path}` shows what another setting would train)"
+        )
+    settings = [*row.provenance["experiment"]["overrides"], *overrides]
+    if load_experiment(Path(row.path), settings).digest != row.digest:
+        raise InputError(
+            f"{row.path} (or what it extends) has changed since {row.name} was submitted; "
+            f"`sweep run {row.path}` takes it as it is now, and evaluates finished runs too"
+        )
+    return run_file(Path(row.path), settings, row.settings["backend"]["name"], workspace)
+
+
 def _watch(session: Session, console: Console, name: str, *, is_stopping: bool) -> tuple[Snapshot, bool]:
     """Reconcile and draw until all is settled. Ctrl-C stops the jobs; without ``is_stopping`` only the watching."""
     interruption = Interruption()
@@ -134,6 +157,8 @@ def _print_submission(console: Console, submission: Submission) -> None:
     if known:
         line += f", {submission.num_completed} done already"
     console.print(line)
+    if submission.num_to_evaluate:
+        console.print(f"{submission.num_to_evaluate} finished runs will be evaluated by what is new, and not trained")
     if submission.num_failed:
         console.print(
             f"{submission.num_failed} runs failed earlier and are left alone; "

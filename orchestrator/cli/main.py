@@ -164,6 +164,14 @@ def cancel(name: Name = None, workspace: WorkspaceOption = None) -> None:
     cancel_experiment(_session(workspace), name)
 
 
+@app.command(epilog="Example: sweep evaluate cifar10-lt --set 'evaluate.linear={protocol: moco}'")
+def evaluate(name: Name = None, overrides: Set = None, workspace: WorkspaceOption = None) -> None:
+    """Evaluate finished runs by further protocols, without training. What was evaluated already is not done again."""
+    from orchestrator.cli.commands import evaluate_experiment
+
+    raise typer.Exit(evaluate_experiment(_session(workspace), name, overrides or [], workspace))
+
+
 @app.command(epilog="Example: sweep logs 3f9a -f")
 def logs(
     run_id: Run,

@@ -10,7 +10,16 @@ from pydantic import ValidationError
 
 from orchestrator.errors import InputError
 from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, kind, plain, spelled
-from orchestrator.experiment.shape import ComponentShape, Leaf, SectionShape, Shape, closest, closest_path, find
+from orchestrator.experiment.shape import (
+    ComponentShape,
+    Leaf,
+    ListShape,
+    SectionShape,
+    Shape,
+    closest,
+    closest_path,
+    find,
+)
 
 MAX_SHOWN = 5
 
@@ -115,6 +124,8 @@ class Place:
         """The place of one item of the list here."""
         items = self.node.items if isinstance(self.node, ListNode) else ()
         at = items[index].at if index < len(items) else self.at
+        if isinstance(self.shape, ListShape) and index < len(items):
+            return Place(f"{self.path}[{index}]", None, items[index], at, at, self.shape.item, self.owner)
         return replace(self, index=index, key_at=at, at=at, shape=None)
 
     def option(self, key: str, owner: Owner) -> Place:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.experiment.nodes import MAX_DEPTH, Entry, ListNode, MapNode, Node, Position, ScalarNode, fail, plain
-from orchestrator.experiment.shape import ComponentShape, Leaf, SectionShape, Shape, child
+from orchestrator.experiment.shape import ComponentShape, Leaf, ListShape, SectionShape, Shape, child
 
 
 def normalised(node: Node, shape: Shape | None) -> Node:
@@ -22,7 +22,11 @@ def normalised(node: Node, shape: Shape | None) -> Node:
         if isinstance(node.value, str) and isinstance(shape, SectionShape | ComponentShape) and shape.has_name:
             return MapNode({"name": Entry(node.at, node)}, node.at)
         return node
-    if isinstance(node, ListNode) or shape is None or isinstance(shape, Leaf):
+    if isinstance(node, ListNode):
+        if not isinstance(shape, ListShape):
+            return node
+        return ListNode(tuple(normalised(item, shape.item) for item in node.items), node.at)
+    if shape is None or isinstance(shape, Leaf | ListShape):
         return node
     name = component_name(node)
     return MapNode(
@@ -116,6 +120,8 @@ def leaf_paths(node: Node, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]
 
 def complete(node: Node, shape: Shape | None) -> Any:
     """The bare values of a normalised node, each component with its name, as the typed models want them."""
+    if isinstance(node, ListNode) and isinstance(shape, ListShape):
+        return [complete(item, shape.item) for item in node.items]
     if not isinstance(node, MapNode):
         return plain(node)
     name = component_name(node)

@@ -58,7 +58,14 @@ class ComponentShape:
         return True
 
 
-Shape = Leaf | SectionShape | ComponentShape
+@dataclass(frozen=True, eq=False)
+class ListShape:
+    """A place for a list of mappings. A list replaces another one whole, so no path leads into it."""
+
+    item: SectionShape
+
+
+Shape = Leaf | SectionShape | ComponentShape | ListShape
 
 
 @functools.cache
@@ -76,6 +83,10 @@ def _field_shape(field: FieldInfo) -> Shape:
         return ComponentShape(variants, default.name if default is not None else next(iter(variants)))
     if models:
         return section_shape(models[0])
+    for part in parts:
+        items = [item for item in get_args(part) if inspect.isclass(item) and issubclass(item, BaseModel)]
+        if get_origin(part) is tuple and items:
+            return ListShape(section_shape(items[0]))
     return Leaf(tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part)))
 
 

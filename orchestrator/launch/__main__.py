@@ -104,7 +104,7 @@ def _launch(run_dir: RunDir, options: Options) -> int:
         if options.once and not is_first:
             print(f"submission {options.token} was claimed by another launcher; nothing to do", file=sys.stderr)  # noqa: T201
             return EXIT_DONE
-    if run_dir.result_path.exists():
+    if run_dir.is_complete():
         print(f"{run_dir.result_path} stands; nothing to do", file=sys.stderr)  # noqa: T201
         return EXIT_DONE
     if options.node_rank == 0:
@@ -209,7 +209,7 @@ def _run_agent(run_dir: RunDir, number: int, options: Options, command: Sequence
     def is_over() -> bool:
         status = run_dir.read_status()
         is_stopped = status is not None and status.attempt == number and status.phase is Phase.STOPPED
-        return is_stopped or run_dir.result_path.exists()
+        return is_stopped or run_dir.is_complete()
 
     environment = build_environment(
         os.environ, threads=options.threads, devices=options.devices, is_single_node=options.nodes == 1

@@ -36,7 +36,7 @@ def judge(run_dir: RunDir, attempt: int, stop_signal: str | None) -> Outcome:
     Args:
         stop_signal: name of the signal by which the launcher was asked to stop; None if it was not.
     """
-    if run_dir.result_path.exists():
+    if run_dir.is_complete():
         return Outcome(EXIT_DONE, Cause.DONE, "")
     status = run_dir.read_status()
     stopped = status if status is not None and status.attempt == attempt and status.phase is Phase.STOPPED else None

@@ -76,7 +76,8 @@ class Ledger:
     ) -> None:
         """Record that the user wants these runs, as the experiment ``name``. Cells that left the file leave the list.
 
-        Runs that the ledger knows keep their state; cancelled ones are wanted again.
+        Runs that the ledger knows keep their state; cancelled ones are wanted again, and completed ones whose
+        evaluation has changed are planned, to be evaluated and not trained.
         """
         now = self._clock()
         with self._transaction() as connection:
@@ -96,13 +97,31 @@ class Ledger:
             else:
                 connection.execute(sa.insert(experiments).values(name=name, created=now, **values))
             connection.execute(sa.delete(cells).where(cells.c.experiment == name))
+            asked_anew = self._asked_anew(connection, new_runs)
             self._insert_runs(connection, name, new_runs, now)
+            self._reset(connection, asked_anew, now, "its evaluation has changed")
             wanted_again = (
                 sa.select(runs.c.run_id)
                 .join(cells, cells.c.run_id == runs.c.run_id)
                 .where(cells.c.experiment == name, runs.c.state == RunState.CANCELLED)
             )
             self._reset(connection, connection.execute(wanted_again).scalars().all(), now, "wanted again")
+
+    @staticmethod
+    def _asked_anew(connection: sa.Connection, new_runs: Sequence[NewRun]) -> list[str]:
+        """Completed runs of which another evaluation is asked for than before."""
+        wanted = {run.run_id: run.config.get("evaluate") for run in new_runs}
+        found: list[str] = []
+        for chunk in _chunks(list(wanted)):
+            query = sa.select(runs.c.run_id, runs.c.config).where(
+                runs.c.run_id.in_(chunk), runs.c.state == RunState.COMPLETED
+            )
+            found += [
+                run_id
+                for run_id, config in connection.execute(query)
+                if json.loads(config).get("evaluate") != wanted[run_id]
+            ]
+        return found
 
     @staticmethod
     def _insert_runs(connection: sa.Connection, name: str, new_runs: Sequence[NewRun], now: float) -> None:
@@ -243,7 +262,7 @@ class Ledger:
         return True
 
     def reset(self, run_ids: Sequence[str], reason: str) -> int:
-        """Give failed, lost, cancelled and preempted runs a fresh budget and make them ready; how many there were."""
+        """Give runs that have ended or stopped a fresh budget and make them ready; how many there were."""
         with self._transaction() as connection:
             return self._reset(connection, run_ids, self._clock(), reason)
 

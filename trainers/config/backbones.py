@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.config.fields import PositiveInt, Section, added_later
+from trainers.config.fields import Int, PositiveInt, Section, added_later
 
 
 class ResNet(Section):
@@ -17,7 +17,7 @@ class ResNet(Section):
     #: Channels of the first stage.
     width: PositiveInt = 64
     #: Padding of the small stem; solo-learn's CIFAR networks use 2, which makes 34x34 maps of 32x32 images.
-    stem_padding: Literal[1, 2] = added_later(1, neutral=1)
+    stem_padding: Annotated[Int, Field(ge=1, le=2)] = added_later(1, neutral=1)
     #: Start every residual block as the identity (MoCo v3's ResNet-50).
     zero_init_residual: bool = added_later(False, neutral=False)
 

@@ -17,11 +17,13 @@ from trainers.config.fields import (
     Section,
     ShareTuple,
     as_tuple,
+    names_as_tuple,
     outside_identity,
 )
 from trainers.config.identity import canonical_json, identity
 
 Vote = Literal["weighted", "plain"]
+Bank = Literal["full", "train"]
 
 
 class KNN(Section):
@@ -31,12 +33,14 @@ class KNN(Section):
     k: IntTuple = (20, 1, 200)
     #: ``weighted`` votes weigh exp(cos / temperature), ``plain`` ones 1. The first is the headline, the other one's
     #: metrics have ``_plain`` or ``_weighted`` in their names.
-    vote: Annotated[tuple[Vote, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("weighted",)
+    vote: Annotated[tuple[Vote, ...], BeforeValidator(names_as_tuple), Field(min_length=1)] = ("weighted",)
     #: DINO and SDSSL use .07, MoCo's CIFAR notebook .1.
     temperature: PositiveFloat = 0.07
     #: ``full`` is the whole balanced training set (ISD, SDCLR); ``train`` the subset that was trained on. The first is
     #: the headline.
-    bank: Annotated[tuple[Literal["full", "train"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("full",)
+    bank: Annotated[tuple[Literal["full", "train"], ...], BeforeValidator(names_as_tuple), Field(min_length=1)] = (
+        "full",
+    )
     #: The representation, or what the projector makes of it (MoCo's CIFAR notebook).
     features: Literal["backbone", "projection"] = "backbone"
     #: Every block of a vision transformer as well: ``eval/knn_layer<n>/*``.

@@ -15,12 +15,17 @@ def _integral(value: object) -> object:
 
 
 def as_tuple(value: object) -> object:
-    """YAML and JSON know lists only; a lone number or name stands for a list of one."""
+    """YAML and JSON know lists only; a lone number stands for a list of one."""
     if isinstance(value, list):
         return tuple(value)
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return (value,)
     return value
+
+
+def names_as_tuple(value: object) -> object:
+    """The same for names."""
+    return (value,) if isinstance(value, str) else as_tuple(value)
 
 
 Int = Annotated[int, BeforeValidator(_integral)]

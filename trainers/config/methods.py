@@ -209,7 +209,7 @@ class MoCoV3(BatchOptions):
     #: Where the momentum ends, along half a cosine over the whole training. None keeps it constant.
     momentum_end: Momentum | None = 1.0
     #: Linear layers of the projector: 3 for vision transformers, 2 for ResNet-50.
-    projector_layers: Annotated[int, Field(ge=1)] = 3
+    projector_layers: PositiveInt = 3
     projection_dim: PositiveInt = 256
     hidden_dim: PositiveInt = 4096
     predictor_hidden_dim: PositiveInt = 4096
@@ -232,7 +232,7 @@ class SimCLR(BatchOptions):
     name: Literal["simclr"] = "simclr"
     temperature: PositiveFloat = 0.1
     #: Linear layers of the projector: 3 in the authors' code and SimCLR v2, 2 in the first paper.
-    projector_layers: Annotated[int, Field(ge=1)] = 3
+    projector_layers: PositiveInt = 3
     #: Width of the projector's hidden layers; None is the width of the representation.
     hidden_dim: PositiveInt | None = None
     projection_dim: PositiveInt = 128

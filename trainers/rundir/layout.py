@@ -19,7 +19,7 @@ class RunDir:
     # Controller.
     @property
     def spec_path(self) -> Path:
-        """The resolved run, its schema version and provenance."""
+        """The resolved run, the protocols that it is evaluated by, its schema version and provenance."""
         return self.path / "spec.json"
 
     # Trainer.
@@ -49,6 +49,7 @@ class RunDir:
 
     @property
     def result_path(self) -> Path:
+        """Final metrics. It stands while a finished run is evaluated by further protocols, and is then replaced."""
         return self.path / "result.json"
 
     @property
@@ -83,15 +84,21 @@ class RunDir:
         return self.path / "claims" / f"{token}.json"
 
     # Reading.
+    def is_complete(self) -> bool:
+        """Whether there is a result, and it holds every protocol that ``spec.json`` asks for."""
+        result = self.read_result()
+        return result is not None and result.holds((self.read_spec() or {}).get("protocols", {}))
+
     def checkpoint_dirs(self) -> list[Path]:
         """Complete checkpoints (by name; not verified), newest first."""
         found = [path for path in self.checkpoints_dir.glob("step_*") if path.name.removeprefix("step_").isdigit()]
         return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
 
     def committed_metrics_offset(self) -> int:
-        """Bytes of the metrics file that no resume will ever cut back: all of it once there is a result."""
-        if self.result_path.exists():
-            return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+        """Bytes of the metrics file that no resume will ever cut back: what the result stands for once there is one."""
+        result = self.read_result()
+        if result is not None:
+            return result.metrics_offset or (self.metrics_path.stat().st_size if self.metrics_path.exists() else 0)
         for folder in self.checkpoint_dirs():
             value = atomic.read_json(folder / "manifest.json")
             if value is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -123,6 +124,10 @@ class Result(Record):
     warnings: tuple[str, ...] = ()
     metrics_offset: int = 0
     finished: float = 0.0
+
+    def holds(self, protocols: Mapping[str, str]) -> bool:
+        """Whether everything that is asked for was evaluated, with just these settings."""
+        return protocols.items() <= self.protocols.items()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

@@ -56,8 +56,17 @@ class Site:
         return token
 
     def finish(self, run_dir: RunDir) -> None:
-        result = Result(run_id=run_dir.path.name, steps=10, epochs=1, metrics={})
+        spec = run_dir.read_spec()
+        assert spec is not None, "a run without a spec cannot have ended"
+        result = Result(run_id=run_dir.path.name, steps=10, epochs=1, metrics={}, protocols=spec["protocols"])
         atomic.write_json(run_dir.result_path, result.to_json())
+
+    def complete(self, controller: Controller) -> None:
+        """Every run that has a job finishes it."""
+        for run_dir in self.run_dirs():
+            self.finish(run_dir)
+        self.scheduler.jobs = dict.fromkeys(self.scheduler.jobs, JobState.ENDED)
+        controller.step("grid")
 
     def end_attempt(self, run_dir: RunDir, token: str, cause: str, steps: tuple[int, int]) -> None:
         number = len(run_dir.attempt_numbers()) + 1
@@ -236,3 +245,45 @@ def test_only_what_is_outside_the_identity_rewrites_a_spec(site: Site) -> None:
     assert before is not None
     assert after is not None
     assert (after["config"]["evaluate"]["knn"]["k"], after["run_id"]) == ([7], before["run_id"])
+
+
+class TestFurtherProtocols:
+    """Asking a finished run for one more protocol evaluates it, and never trains it again."""
+
+    def test_only_what_is_new_is_submitted_and_the_old_result_stands_meanwhile(self, site: Site) -> None:
+        controller = site.submit()
+        controller.step("grid")
+        site.complete(controller)
+        assert site.states() == [RunState.COMPLETED] * 3
+
+        controller = site.submit("evaluate.linear={}")
+        assert site.states() == [RunState.PLANNED] * 3
+        controller.step("grid")
+        assert len(site.scheduler.submissions) == 6
+        site.scheduler.jobs = dict.fromkeys(site.scheduler.jobs, JobState.RUNNING)
+        controller.step("grid")
+        assert site.states() == [RunState.RUNNING] * 3
+        assert all(run_dir.read_result() is not None for run_dir in site.run_dirs())
+
+    def test_a_job_that_ends_without_them_has_not_completed_the_run(self, site: Site) -> None:
+        controller = site.submit()
+        controller.step("grid")
+        site.complete(controller)
+        controller = site.submit("evaluate.linear={}", "retries={failed: 0}")
+        controller.step("grid")
+        for run_dir, token in zip(site.run_dirs(), site.scheduler.submissions[3:], strict=True):
+            site.end_attempt(run_dir, token, "failed", (10, 10))
+        controller.step("grid")
+        assert site.states() == [RunState.FAILED] * 3
+        site.complete(controller)
+        site.submit("evaluate.linear={}")
+        assert site.states() == [RunState.COMPLETED] * 3
+
+    @pytest.mark.parametrize("change", ["evaluate.geometry=null", "evaluate.batch_size=7", "runtime.workers=2"])
+    def test_asking_for_less_or_for_the_same_submits_nothing(self, site: Site, change: str) -> None:
+        controller = site.submit()
+        controller.step("grid")
+        site.complete(controller)
+        site.submit(change).step("grid")
+        assert site.states() == [RunState.COMPLETED] * 3
+        assert len(site.scheduler.submissions) == 3

@@ -336,7 +336,7 @@ class TestRules:
             ("exclude: [{}]\n", "x.yaml:3:11: exclude holds nothing, where a pattern is expected"),
             ("exclude: [seed]\n", "x.yaml:3:11: exclude holds text, where a pattern is expected"),
             ("exclude: [{sed: 1}]\n", "x.yaml:3:12: the pattern's sed is not a setting of a run; did you mean seed?"),
-            ("exclude: [{method: moco}]\n", "x.yaml:3:20: method=moco is not known; did you mean moco_v2? (known: "),
+            ("exclude: [{method: moco}]\n", "x.yaml:3:20: method=moco is not known; did you mean moco_v3? (known: "),
             ("exclude: [{method: 'x*'}]\n", "x.yaml:3:20: method=x* is not known (known: "),
             ("exclude: [{data.name: cifar}]\n", "x.yaml:3:23: data.name=cifar is not known; did you mean cifar10?"),
             (

@@ -47,13 +47,16 @@ BASE = "name: a\nbase:\n"
         ),
         (
             BASE + "  backbone: {name: vit_tiny, stem: small}\n",
-            "x.yaml:3:30: backbone.stem is not an option of backbone vit_tiny, but of resnet18 (options: patch_size, ",
+            "x.yaml:3:30: backbone.stem is not an option of backbone vit_tiny, but of resnet18, resnet50 (options",
         ),
         (
             BASE + "  method: isdd\n",
-            "x.yaml:3:11: method=isdd is not known; did you mean isd? (known: moco_v2, isd, sdssl",
+            "x.yaml:3:11: method=isdd is not known; did you mean isd? (known: moco_v1, moco_v2, moco_v3, isd",
         ),
-        (BASE + "  method: {name: zzz}\n", "x.yaml:3:11: method=zzz is not known (known: moco_v2, isd, sdssl"),
+        (
+            BASE + "  method: {name: zzz}\n",
+            "x.yaml:3:11: method=zzz is not known (known: moco_v1, moco_v2, moco_v3, isd",
+        ),
         (
             BASE + "  epochs: 3\n",
             "x.yaml:3:3: epochs is not a setting of a run; did you mean train.epochs? (sections: ",
@@ -123,7 +126,8 @@ BASE = "name: a\nbase:\n"
         (
             BASE + "  method: 3\n",
             "x.yaml:3:11: method=3 is a whole number, "
-            "where a name (moco_v2, isd, sdssl) or a mapping with a name is expected",
+            "where a name (moco_v1, moco_v2, moco_v3, isd, simclr, byol, byol_asym, sdssl, supervised, random) "
+            "or a mapping with a name is expected",
         ),
         (BASE + "  method: {name: 3}\n", "x.yaml:3:11: method=3 is not known (known: "),
         (
