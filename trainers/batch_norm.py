@@ -1,13 +1,17 @@
 """Batch normalisation whose statistics do not depend on the number of processes.
 
 :class:`GroupBatchNorm` takes statistics over fixed small groups of the global batch, as MoCo v2 and ISD do on several
-GPUs; :class:`SyncBatchNorm` over all of it, as MoCo v3 and SDSSL do. Both are plain batch normalisation in evaluation.
+GPUs; :class:`SyncBatchNorm` over all of it, as SimCLR, BYOL, MoCo v3 and SDSSL do. Both are plain batch normalisation
+in evaluation.
 
 Neither counts batches (``num_batches_tracked`` stays 0): the running averages have a fixed momentum, so nobody reads
 the count, and it would cost a kernel per layer and step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -77,8 +81,9 @@ def num_local_groups(local_batch: int, group_size: int) -> int:
         world = world_size()
         batch = local_batch * world
         raise ValueError(
-            f"{batch // group_size} batch-norm groups (train.batch_size={batch}, method.bn_group_size={group_size}) "
-            f"cannot be dealt to {world} processes; use a number of processes that divides the number of groups"
+            f"{batch // group_size} batch-norm groups (method.bn_group_size={group_size} of "
+            f"train.batch_size / train.accumulation = {batch}) cannot be dealt to {world} processes; "
+            f"use a number of processes that divides the number of groups"
         )
     return groups
 
@@ -147,3 +152,19 @@ class SyncBatchNorm(_BatchNorm):
 def _check_batch_of_vectors_or_maps(x: Tensor) -> None:
     if x.dim() not in (2, 4):
         raise ValueError(f"batch norm takes (B, C) or (B, C, H, W), got {tuple(x.shape)}")
+
+
+def norm_over(group_size: int | None, local_batch: int) -> Callable[[int], _BatchNorm]:
+    """What makes the batch-norm layers of a network, given their channels.
+
+    Args:
+        group_size: samples per group; None takes statistics over the global batch.
+        local_batch: samples that this rank computes at a time.
+
+    Raises:
+        ValueError: the groups cannot be laid out so that each lies on one rank.
+    """
+    if group_size is None:
+        return SyncBatchNorm
+    num_local_groups(local_batch, group_size)
+    return partial(GroupBatchNorm, group_size=group_size)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainers.backbones import Backbone
+from trainers.backbones import Backbone, NormFactory
 from trainers.batch_norm import SyncBatchNorm
 
 
@@ -31,6 +31,35 @@ class Encoder(nn.Module):
         """(B, 3, H, W) -> (B, D), not normalised."""
         projected: Tensor = self.projector(self.backbone(images))
         return projected
+
+
+def mlp(
+    widths: Sequence[int],
+    norm: NormFactory | None,
+    *,
+    hidden_bias: bool = True,
+    last_bias: bool = True,
+    last_norm: nn.Module | None = None,
+) -> nn.Sequential:
+    """A projector or predictor: Linear-norm-ReLU repeated, then Linear; (B, widths[0]) -> (B, widths[-1]).
+
+    Args:
+        widths: from the input's width over the hidden ones to the output's; at least two.
+        norm: makes the norm of a hidden layer; None for no norm.
+        hidden_bias: whether the hidden linear layers have biases.
+        last_bias: whether the last linear layer has a bias.
+        last_norm: applied to the output.
+    """
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths[:-1]):
+        layers.append(nn.Linear(fan_in, fan_out, bias=hidden_bias))
+        if norm is not None:
+            layers.append(norm(fan_out))
+        layers.append(nn.ReLU(inplace=True))
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias))
+    if last_norm is not None:
+        layers.append(last_norm)
+    return nn.Sequential(*layers)
 
 
 class StackedMLP(nn.Module):

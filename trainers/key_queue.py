@@ -33,13 +33,28 @@ class KeyQueue(nn.Module):
         noise = torch.randn(size, dim)
         self.register_buffer("rows", F.normalize(noise, dim=1 if init == "rows" else 0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self._staged: list[Tensor] = []
+
+    def stage(self, *keys: Tensor) -> None:
+        """Have keys enter at the next :meth:`enqueue_staged`, after those that were staged before.
+
+        A step stages its keys while it computes its loss: the loss sees a queue without the current batch, and the
+        graph of the loss holds the rows themselves, not a copy (which would be 0.26 GB at ISD's size).
+
+        Args:
+            keys: (B, D) each, as :meth:`enqueue` takes them.
+        """
+        self._staged.extend(keys)
+
+    def enqueue_staged(self) -> None:
+        """Enqueue what was staged, in that order. Call it after the backward pass."""
+        for keys in self._staged:
+            self.enqueue(keys)
+        self._staged = []
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
         """Overwrite the oldest rows.
-
-        Call it after the backward pass: the graph of a loss holds the rows themselves, not a copy (which would be
-        0.26 GB at ISD's size).
 
         Args:
             keys: (B, D), unit rows of the *global* batch in its order, the same on every rank; B divides K.

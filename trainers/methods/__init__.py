@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from trainers.config import RunConfig
+from trainers.distributed import local_batch_size
 from trainers.methods.base import Method
 from trainers.rng import derive
 
@@ -24,6 +25,7 @@ def build_method(config: RunConfig, num_classes: int) -> Method:
     Raises:
         ValueError: the global batch cannot be divided among the processes as the method needs it.
     """
+    local_batch_size(config.train.batch_size, config.train.accumulation)
     module, _, name = config.method.implementation.partition(":")
     cls: Callable[[RunConfig, int], Method] = getattr(importlib.import_module(module), name)
     with torch.random.fork_rng(devices=[]):

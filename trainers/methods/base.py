@@ -71,7 +71,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def encoders(self) -> dict[str, nn.Module]:
-        """Networks to evaluate, (B, 3, H, W) -> (B, d), by name; the one that the paper evaluates comes first."""
+        """Networks to evaluate, (B, 3, H, W) -> (B, d); the one that the paper evaluates comes first.
+
+        Named ``student``, which is the network that is trained, and ``teacher``.
+        """
 
     def embedders(self) -> dict[str, nn.Module]:
         """As :meth:`encoders` with their projectors, (B, 3, H, W) -> (B, D); without those that have none."""

@@ -12,40 +12,44 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainers import config as options
-from trainers.backbones import NormFactory
+from trainers.backbones import build_backbone
 from trainers.batch import Batch
-from trainers.distributed import local_share
-from trainers.heads import Encoder
+from trainers.batch_norm import norm_over
+from trainers.distributed import local_batch_size, local_share
+from trainers.heads import Encoder, mlp
 from trainers.key_queue import KeyQueue
 from trainers.losses import similarity_divergence
 from trainers.methods.base import Progress
-from trainers.methods.momentum_queue import MomentumQueueMethod, build_grouped_backbone
+from trainers.methods.student_teacher import StudentTeacher
 from trainers.similarity import unit_rows
 
 
-class ISD(MomentumQueueMethod):
+class ISD(StudentTeacher):
     """Iterative similarity distillation, in either published form. The predictor belongs to the student alone."""
 
     def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
         method = config.method
         assert isinstance(method, options.ISD)
-        backbone, norm = build_grouped_backbone(config, method.bn_group_size)
+        norm = norm_over(method.bn_group_size, local_batch_size(config.train.batch_size, config.train.accumulation))
+        backbone = build_backbone(config.backbone, config.data.side, norm)
         width = backbone.dim
         if method.projector:
             dim = width // 4
-            projector: nn.Module = _head(width, 2 * width, dim, norm)
-            predictor = _head(dim, 2 * width, dim, norm)
+            projector: nn.Module = mlp([width, 2 * width, dim], norm)
+            predictor = mlp([dim, 2 * width, dim], norm)
         else:
             dim = width
             projector = nn.Identity()
-            predictor = _head(dim, dim, dim, norm, hidden_bias=False)
+            predictor = mlp([dim, dim, dim], norm, hidden_bias=False)
         super().__init__(
             Encoder(backbone, projector),
-            KeyQueue(dim, method.queue_size, method.queue_init),
-            momentum=method.momentum,
             seed=config.seed,
+            momentum=method.momentum,
+            momentum_end=method.momentum_end,
+            shuffle_keys=method.shuffle_keys,
         )
         self.predictor = predictor
+        self.queue = KeyQueue(dim, method.queue_size, method.queue_init)
         self.teacher_temperature = method.teacher_temperature
         self.student_temperature = method.student_temperature
 
@@ -57,7 +61,7 @@ class ISD(MomentumQueueMethod):
         """
         first, second = batch.views
         query = unit_rows(self.predictor(self.student(first)))
-        self.advance_teacher()
+        self.before_keys(progress)
         keys = self.embed_keys(second, progress)
         loss, entropy = similarity_divergence(
             query,
@@ -66,14 +70,9 @@ class ISD(MomentumQueueMethod):
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
         )
-        self.remember(keys)
+        self.queue.stage(keys)
         return loss, {"kl": loss.detach(), "target_entropy": entropy}
 
-
-def _head(width_in: int, hidden: int, width_out: int, norm: NormFactory, *, hidden_bias: bool = True) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width_in, hidden, bias=hidden_bias),
-        norm(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, width_out),
-    )
+    def after_step(self, progress: Progress) -> None:
+        super().after_step(progress)
+        self.queue.enqueue_staged()
