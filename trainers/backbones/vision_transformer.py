@@ -1,131 +1,16 @@
-"""Networks from images to one vector: ResNet-18 and a vision transformer.
-
-Owns the architectures and their initialisation. Leaves batch normalisation's grouping (:mod:`trainers.batch_norm`)
-and everything after the representation (:mod:`trainers.heads`) to others.
-
-Initial weights are drawn from torch's default generator alone, in the order of construction.
-"""
+"""Vision transformers whose every block can be read."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from trainers import config as options
-
-#: Makes the normalisation layer of a feature map with this many channels.
-NormFactory = Callable[[int], nn.Module]
-
-
-class Backbone(nn.Module, ABC):
-    """A network from images to representations.
-
-    Attributes:
-        dim: width of the representation.
-    """
-
-    dim: int
-
-    @abstractmethod
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised -> (B, dim), not normalised."""
-
-
-def build_backbone(
-    backbone: options.ResNet18 | options.ViTTiny, image_size: int, norm: NormFactory = nn.BatchNorm2d
-) -> Backbone:
-    """The network that ``backbone`` names, freshly initialised.
-
-    Args:
-        backbone: architecture and its options.
-        image_size: side of the square images in pixels; a vision transformer is built for this size only.
-        norm: makes the batch normalisation of a ResNet. A vision transformer has none.
-    """
-    if isinstance(backbone, options.ResNet18):
-        return ResNet18(stem=backbone.stem, width=backbone.width, norm=norm)
-    return VisionTransformer(
-        image_size=image_size,
-        patch_size=backbone.patch_size,
-        depth=backbone.depth,
-        dim=backbone.width,
-        heads=backbone.heads,
-        frozen_patch_projection=backbone.frozen_patch_projection,
-    )
-
-
-# --- ResNet ----------------------------------------------------------------------------------------------------------
-
-
-class ResNet18(Backbone):
-    """ResNet-18 (He et al. 2016, arXiv 1512.03385) without its classifier.
-
-    With the ImageNet stem and width 64, the names and shapes of ``state_dict()`` and the outputs are those of
-    torchvision's ``resnet18`` without ``fc``.
-
-    Args:
-        stem: ``imagenet`` is a 7x7 convolution of stride 2 and max-pooling; ``small`` a 3x3 convolution of stride 1
-            (padding 1) alone, for images of about 32 pixels.
-        width: channels of the first stage; the representation is 8 times as wide.
-        norm: makes a normalisation layer from a number of channels.
-    """
-
-    def __init__(self, *, stem: str, width: int = 64, norm: NormFactory = nn.BatchNorm2d) -> None:
-        super().__init__()
-        self.dim = 8 * width
-        if stem == "small":
-            self.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
-            self.maxpool: nn.Module = nn.Identity()
-        else:
-            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.bn1 = norm(width)
-        self.layer1 = _stage(width, width, 1, norm)
-        self.layer2 = _stage(width, 2 * width, 2, norm)
-        self.layer3 = _stage(2 * width, 4 * width, 2, norm)
-        self.layer4 = _stage(4 * width, 8 * width, 2, norm)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 8 * width): the global average of the last stage."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return F.adaptive_avg_pool2d(x, 1).flatten(1)
-
-
-class _BasicBlock(nn.Module):
-    def __init__(self, channels_in: int, channels: int, stride: int, norm: NormFactory) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = norm(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = norm(channels)
-        self.downsample: nn.Sequential | None = None
-        if stride != 1 or channels_in != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), norm(channels)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
-
-
-def _stage(channels_in: int, channels: int, stride: int, norm: NormFactory) -> nn.Sequential:
-    return nn.Sequential(
-        _BasicBlock(channels_in, channels, stride, norm),
-        _BasicBlock(channels, channels, 1, norm),
-    )
-
-
-# --- vision transformer ----------------------------------------------------------------------------------------------
+from trainers.backbones.base import Backbone
 
 #: Wavelengths of the position embedding run from 2 pi to 2 pi times this (MoCo v3).
 _POSITION_TEMPERATURE = 10_000.0
@@ -146,12 +31,22 @@ class VisionTransformer(Backbone):
         dim: width of a token, a multiple of ``heads`` and of 4.
         heads: attention heads.
         frozen_patch_projection: the patch projection keeps its random weights (MoCo v3 found training unstable else).
+        layer_norm: what :meth:`forward_layers` puts the blocks before the last through: the final LayerNorm
+            (``shared``), or one of each block's own (``per_layer``).
     """
 
     positions: Tensor
 
     def __init__(
-        self, *, image_size: int, patch_size: int, depth: int, dim: int, heads: int, frozen_patch_projection: bool
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        depth: int,
+        dim: int,
+        heads: int,
+        frozen_patch_projection: bool,
+        layer_norm: Literal["shared", "per_layer"] = "shared",
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -162,7 +57,10 @@ class VisionTransformer(Backbone):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.register_buffer("positions", sincos_positions(image_size // patch_size, dim), persistent=False)
         self.blocks = nn.ModuleList(_TransformerBlock(dim, heads) for _ in range(depth))
+        own_norms = depth - 1 if layer_norm == "per_layer" else 0
+        self.intermediate_norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(own_norms))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self._gradient_checkpointing = False
         self._initialise()
         self.patch_projection.requires_grad_(not frozen_patch_projection)
 
@@ -186,19 +84,44 @@ class VisionTransformer(Backbone):
         return normed
 
     def forward_layers(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (depth, B, dim): the CLS token after every block, each through the same final LayerNorm.
+        """(B, 3, H, W) -> (depth, B, dim): the CLS token after every block, each through its LayerNorm.
 
         The last layer equals :meth:`forward`.
         """
-        normed: Tensor = self.norm(torch.stack(self._cls_tokens(images)))
-        return normed
+        cls_tokens = self._cls_tokens(images)
+        if not self.intermediate_norms:
+            normed: Tensor = self.norm(torch.stack(cls_tokens))
+            return normed
+        norms = [*self.intermediate_norms, self.norm]
+        return torch.stack([norm(token) for norm, token in zip(norms, cls_tokens, strict=True)])
+
+    def use_gradient_checkpointing(self) -> None:
+        """From now on keep of a block only its input, and compute the rest again in the backward pass.
+
+        The numbers are the same (Chen et al. 2016, arXiv 1604.06174).
+        """
+        self._gradient_checkpointing = True
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile every block, with the arguments of ``torch.compile``.
+
+        So both :meth:`forward` and :meth:`forward_layers` run compiled, and the compiler meets one block and not
+        ``depth`` copies of it.
+        """
+        for block in self.blocks:
+            block.compile(*args, **kwargs)
 
     def _cls_tokens(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the CLS token after each block, (B, dim) each."""
         x, cls_tokens = self._tokens(images), []
         for number, block in enumerate(self.blocks, start=1):
             # Nobody reads the last block's patches, and computing its CLS token alone gives the same value.
-            x = block(x, num_outputs=1 if number == self.depth else None)
+            num_outputs = 1 if number == self.depth else None
+            if self._gradient_checkpointing and torch.is_grad_enabled():
+                # A block draws nothing at random, so that no generator's state has to be kept for it.
+                x = checkpoint(block, x, num_outputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, num_outputs)
             cls_tokens.append(x[:, 0])
         return cls_tokens
 
