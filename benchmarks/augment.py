@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from trainers import augment, views
+from trainers import augment
+from trainers.config import views
 from trainers.config.views import View
 
 VIEWS: dict[str, tuple[View, View]] = {
     "moco_v2": (views.MOCO_V2, views.MOCO_V2),
-    "isd_weak": (views.ISD_STRONG, views.ISD_WEAK),
+    "isd_weak": (views.ISD_VIEWS["strong"], views.ISD_VIEWS["weak"]),
     "moco_v3": (views.MOCO_V3_FIRST, views.MOCO_V3_SECOND),
 }
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -58,7 +59,8 @@ def batched(images: Tensor, pair: tuple[View, View], size: int) -> Callable[[], 
     indices = np.arange(len(images))
 
     def run() -> None:
-        augment.draw_views(images, pair, seed=0, epoch=0, indices=indices, size=size, mean=MEAN, std=STD)
+        streams = augment.view_streams(pair, seed=0, epoch=0, step=0, indices=indices)
+        augment.draw_views(images, pair, streams, size=size, mean=MEAN, std=STD)
 
     return run
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from trainers.batch import Batch
 from trainers.config import SCHEMA_VERSION, RunConfig
 from trainers.journal import Journal, StatusFile
 from trainers.loop import cross_boundary, train_step
@@ -88,7 +89,7 @@ class Loop:
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            train_step(self.training, *next(self.batches))
+            train_step(self.training, next(self.batches))
             cross_boundary(self.training)
         synchronise(self.training.device)
 
@@ -101,16 +102,18 @@ class BareLoop:
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.method = build_method(config).to(device)
+        self.method = build_method(config, num_classes=10).to(device)
         self.optimizer = build_optimizer(self.method.parameters(), config.train)
-        self.views = torch.randn(2, config.train.batch_size, 3, 32, 32, device=device).unbind(0)
+        batch_size = config.train.batch_size
+        views = torch.randn(2, batch_size, 3, 32, 32, device=device).unbind(0)
+        self.batch = Batch(views, torch.zeros(batch_size, dtype=torch.int64, device=device))
         self.precision = config.train.precision
 
     def run(self, steps: int) -> None:
         progress = Progress(step=0, total_steps=1, steps_per_epoch=1)
         for _ in range(steps):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                loss, _ = self.method(*self.views, progress)
+                loss, _ = self.method(self.batch, progress)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -53,6 +53,12 @@ class Stream:
         """The sequences of one view of the images with these numbers in the data set, (n,)."""
         return cls(_sequence(derive(seed, "view", epoch, view), indices))
 
+    @classmethod
+    def shared(cls, seed: int, epoch: int, view: int, step: int, count: int) -> Stream:
+        """One sequence for all of ``count`` images: that of this view in this step of the epoch."""
+        (key,) = _sequence(derive(seed, "view", epoch, view, "step"), np.array([step]))
+        return cls(np.full(count, key))
+
     def rows(self, chosen: npt.NDArray[np.int64]) -> Stream:
         """The sequences of some of the samples."""
         return Stream(self.keys[chosen])

@@ -3,6 +3,10 @@
 All views share one order of operations: crop, colour jitter, grayscale, blur, solarize, flip (methods that skip an
 operation give it probability 0); MoCo v1 alone has grayscale before jitter. Where in the order an image is flipped
 changes nothing, because every other operation treats left and right alike.
+
+Each operation is torchvision's, also where a paper's own code computes it with TensorFlow or JAX: there crops are
+resized without antialiasing, contrast is taken about the mean of each channel, the blur pads with zeros, and in BYOL's
+code brightness is added and saturation is that of HSV.
 """
 
 from __future__ import annotations
@@ -94,7 +98,7 @@ BYOL_SECOND = replace(MOCO_V3_SECOND, interpolation="bicubic", blur_reach="tenth
 
 
 def simclr_view(strength: float) -> View:
-    """Both views of SimCLR (arXiv 2002.05709, appendix A).
+    """Both views of SimCLR (arXiv 2002.05709, appendix A; crops are bicubic in the authors' code).
 
     https://github.com/google-research/simclr/blob/383d414/tf2/data_util.py
 
@@ -103,6 +107,7 @@ def simclr_view(strength: float) -> View:
     """
     return View(
         crop_area=(0.08, 1.0),
+        interpolation="bicubic",
         jitter=(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength),
         jitter_probability=0.8,
         grayscale_probability=0.2,

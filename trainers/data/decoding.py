@@ -40,10 +40,16 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Request:
-    """What is decoded together: these images, in this order, in this epoch."""
+    """What is delivered together.
 
-    epoch: int
+    Attributes:
+        indices: (B,), numbers of the images in their data set, in order.
+        epoch, step: number of the epoch and of the step within it, which decide what is random; 0 where nothing is.
+    """
+
     indices: Ints
+    epoch: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,14 @@ class RandomCrops:
     size: int
 
     def __call__(self, batch: Request) -> Pixels:
+        streams = augment.view_streams(
+            self.views, seed=self.seed, epoch=batch.epoch, step=batch.step, indices=batch.indices
+        )
         result = np.empty((len(self.views), len(batch.indices), 3, self.size, self.size), np.uint8)
         for place, index in enumerate(batch.indices):
             image = decode(self.images.archive, self.images.names[index])
-            for number, view in enumerate(self.views):
-                stream = Stream.of(self.seed, batch.epoch, number, np.array([index]))
-                result[number, place] = _random_crop(image, view, stream, self.size)
+            for number, (view, stream) in enumerate(zip(self.views, streams, strict=True)):
+                result[number, place] = _random_crop(image, view, stream.rows(np.array([place])), self.size)
         return result
 
 
@@ -142,9 +150,14 @@ def _decode_in_worker(batch: Request) -> Pixels:
     return _crops_of_worker(batch)
 
 
+_PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
 def _random_crop(image: Image.Image, view: View, stream: Stream, size: int) -> Pixels:
+    if view.squash is not None:
+        image = image.resize((view.squash, view.squash), Image.Resampling.BILINEAR)
     ((top, left, height, width),) = augment.crop_boxes(view, stream, image.height, image.width).tolist()
-    crop = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
+    crop = image.crop((left, top, left + width, top + height)).resize((size, size), _PIL_FILTERS[view.interpolation])
     if augment.flips(view, stream)[0]:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return pixels_of(crop)

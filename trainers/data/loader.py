@@ -24,6 +24,7 @@ from trainers.data.decoding import CentreCrops, Decoder, RandomCrops, Request
 from trainers.data.images import ArrayImages, FileImages, ImageData, ImageSet
 from trainers.data.problem import DataProblem
 from trainers.data.subset import Subset
+from trainers.rng import Stream
 
 Ints = npt.NDArray[np.int64]
 
@@ -83,7 +84,7 @@ class TrainLoader:
 
     def _share(self, order: Ints, epoch: int, step: int) -> Request:
         whole = order[step * self._batch_size : (step + 1) * self._batch_size]
-        return Request(epoch, self._subset.indices[whole[self._rank :: self._world_size]])
+        return Request(self._subset.indices[whole[self._rank :: self._world_size]], epoch, step)
 
 
 def view_batches(
@@ -100,6 +101,8 @@ def view_batches(
     std: Sequence[float],
     workers: int = 0,
     drop_last: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of random views of some images with their labels: what a linear probe trains on.
 
@@ -109,6 +112,7 @@ def view_batches(
         epoch, seed: decide the order and the views. Choose a seed (:func:`trainers.rng.derive`) that differs from the
             run's, or the probe sees the very crops that the run was trained on.
         drop_last: leave out a last batch that is not full.
+        rank, world_size: this process gets the batches number ``rank``, ``rank + world_size``, ...
 
     Yields:
         Images (B, 3, size, size), float32, normalised, and labels (B,), int64, both on ``device``; the same on every
@@ -119,10 +123,13 @@ def view_batches(
     """
     order = indices[rng.epoch_permutation(seed, epoch, len(indices))]
     end = len(order) - len(order) % batch_size if drop_last else len(order)
-    requests = [Request(epoch, order[start : start + batch_size]) for start in range(0, end, batch_size)]
-    recipe = _Recipe((view,), seed, size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), device)
+    requests = [
+        Request(order[start : start + batch_size], epoch, step) for step, start in enumerate(range(0, end, batch_size))
+    ]
+    own_requests = requests[rank::world_size]
+    recipe = _Recipe((view,), seed, size, mean, std, device)
     with closing(_view_source(images, recipe, workers)) as source:
-        for request, (pixels,) in zip(requests, source.of(requests), strict=True):
+        for request, (pixels,) in zip(own_requests, source.of(own_requests), strict=True):
             yield pixels, _on_device(images.labels[request.indices], device)
 
 
@@ -148,7 +155,7 @@ def eval_batches(
         DataProblem: an image cannot be decoded.
     """
     chosen = np.arange(len(images)) if indices is None else indices
-    batches = [Request(0, chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
+    batches = [Request(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
     for batch, pixels in zip(batches, _plain_pixels(images, batches, size, workers), strict=True):
         labels = torch.from_numpy(images.labels[batch.indices]).to(device)
         yield augment.resize_and_normalise(_moved(pixels, device), size, mean, std), labels
@@ -186,9 +193,15 @@ class _Recipe:
     views: tuple[View, ...]
     seed: int
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Sequence[float]
+    std: Sequence[float]
     device: torch.device
+
+    def streams(self, request: Request) -> tuple[Stream, ...]:
+        """Everything random about the views of these images."""
+        return augment.view_streams(
+            self.views, seed=self.seed, epoch=request.epoch, step=request.step, indices=request.indices
+        )
 
 
 class _ViewSource(Protocol):
@@ -218,9 +231,7 @@ class _ArrayViews:
             yield augment.draw_views(
                 self._pixels(request.indices),
                 recipe.views,
-                seed=recipe.seed,
-                epoch=request.epoch,
-                indices=request.indices,
+                recipe.streams(request),
                 size=recipe.size,
                 mean=recipe.mean,
                 std=recipe.std,
@@ -249,9 +260,7 @@ class _FileViews:
             yield augment.draw_views_of_crops(
                 _moved(crops, recipe.device).unbind(0),
                 recipe.views,
-                seed=recipe.seed,
-                epoch=request.epoch,
-                indices=request.indices,
+                recipe.streams(request),
                 mean=recipe.mean,
                 std=recipe.std,
             )
