@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainers import failure
 from trainers.assessment import Assessor
+from trainers.backbones import VisionTransformer
 from trainers.checkpoint import Checkpoints, write_encoder
 from trainers.config import SCHEMA_VERSION, RunConfig
 from trainers.data import DataProblem, ImageData, Subset, TrainLoader, dataset_record, load, training_subset
@@ -301,6 +302,10 @@ def _load_and_build(
         raise ConfigProblem(str(error)) from error
     memory_format = torch.channels_last if config.runtime.channels_last else torch.preserve_format
     method = method.to(device).to(memory_format=memory_format)
+    if config.runtime.gradient_checkpointing:
+        for module in method.modules():
+            if isinstance(module, VisionTransformer):
+                module.use_gradient_checkpointing()
     if config.runtime.compile:
         for network in method.children():
             network.compile()
