@@ -54,6 +54,7 @@ def run_page(record: Mapping[str, Any]) -> RenderableType:
     if record["result"] is not None:
         metrics = {name: f"{value:.4g}" for name, value in sorted(record["result"]["metrics"].items())}
         parts.append(_pairs("final metrics", metrics))
+        parts += [Text(f"\n{warning}", style="yellow") for warning in record["result"]["warnings"]]
     parts.append(Text(f"\nfiles: {record['run_dir']}", style="dim", overflow="fold"))
     return Group(*parts)
 

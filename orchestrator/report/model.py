@@ -21,6 +21,7 @@ class ReportedRun:
         per_class: protocol -> class name -> accuracy in percent.
         class_counts: class name -> training images, in class order.
         groups: class name -> ``many``, ``medium`` or ``few``.
+        warnings: what the run itself says about its numbers, one sentence each.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class ReportedRun:
     per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     class_counts: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

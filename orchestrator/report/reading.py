@@ -48,6 +48,7 @@ def read_run(run: RunView, names: Iterable[str]) -> ReportedRun:
         per_class=result.per_class,
         class_counts=result.class_counts,
         groups=result.groups,
+        warnings=result.warnings,
     )
 
 

@@ -22,8 +22,10 @@ from orchestrator.report.model import (
 )
 from orchestrator.runs import ReportOptions
 
-#: Last parts of the names of metrics that are shares of correct answers in percent, for which chance is known.
-ACCURACIES = ("top1", "many", "medium", "few")
+#: Last parts of the names of metrics that are shares of correct answers in percent.
+ACCURACIES = ("top1", "top5", "per_class", "many", "medium", "few", "class_std")
+#: Those that guessing gets right one time in as many as there are classes.
+_GUESSABLE = ("top1", "per_class", "many", "medium", "few")
 GROUPS = ("many", "medium", "few")
 
 
@@ -133,7 +135,9 @@ def _chance_rows(options: ReportOptions, columns: Sequence[Column], runs: Sequen
     for column in columns:
         in_group = [run for run in runs if label_of(run, options.columns) == column.group]
         sizes = {len(run.class_counts) for run in in_group if run.class_counts}
-        is_known = len(sizes) == 1 and column.metric.rpartition("/")[2] in ACCURACIES
+        protocol, _, last = column.metric.rpartition("/")
+        # Another data set has other classes.
+        is_known = len(sizes) == 1 and last in _GUESSABLE and not protocol.startswith("eval/transfer_")
         cells.append(Cell(Estimate(100 / sizes.pop(), None, 0) if is_known else None, 0))
     return [Row("chance", RowKind.CHANCE, tuple(cells))] if any(cell.estimate for cell in cells) else []
 
@@ -208,3 +212,5 @@ def _notes(metrics: Sequence[str], runs: Sequence[ReportedRun]) -> Iterable[str]
     infinite = [run.name for run in runs if any(not math.isfinite(run.metrics.get(metric, 0.0)) for metric in metrics)]
     if infinite:
         yield f"Values that are not finite: {', '.join(infinite)}."
+    for warning in dict.fromkeys(warning for run in runs for warning in run.warnings):
+        yield f"{', '.join(run.name for run in runs if warning in run.warnings)}: {warning}"

@@ -124,6 +124,13 @@ def test_untrained_encoders_of_different_networks_have_a_row_each() -> None:
     assert texts(report)["untrained vit_tiny"] == {"balanced": "21.0 (1)"}
 
 
+def test_what_runs_warn_of_is_said_once_for_all_that_do() -> None:
+    sentence = "the encoder has collapsed"
+    runs = [replace(run("isd", "balanced", seed, 10.0), warnings=(sentence,)) for seed in (0, 1)]
+    report = report_on(*runs, run("moco_v2", "balanced", 0, 70.0))
+    assert report.notes == (f"isd · balanced · seed=0, isd · balanced · seed=1: {sentence}",)
+
+
 def test_a_metric_that_no_run_has_is_explained() -> None:
     report = report_on(run("isd", "balanced", 0, 70.0), options=ReportOptions(metrics=("eval/linear/top1",)))
     assert texts(report, "eval/linear/top1")["isd"] == {"balanced": "not measured: 1"}
