@@ -129,6 +129,8 @@ class MoCoV2(QueueOptions):
     temperature: PositiveFloat = 0.2
     momentum: Momentum = 0.999
     projection_dim: PositiveInt = 128
+    #: Width of the projector's hidden layer; None is the width of the representation.
+    hidden_dim: PositiveInt | None = added_later(None, neutral=None)
     symmetric: bool = False
     #: 8 GPUs of 32 images in the paper.
     bn_group_size: PositiveInt | None = 32
@@ -279,7 +281,7 @@ class BYOL(BatchOptions):
 class SDSSL(BatchOptions):
     """SDSSL (arXiv 2111.12958): intermediate ViT blocks learn from the last block's target of the other view."""
 
-    implementation: ClassVar[str] = "trainers.methods.sdssl:SDSSL"
+    implementation: ClassVar[str] = "trainers.methods.sdssl:build_sdssl"
 
     name: Literal["sdssl"] = "sdssl"
     base: Literal["moco_v3", "byol", "simclr"] = "moco_v3"
