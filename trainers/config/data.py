@@ -217,6 +217,7 @@ class ViewOverrides(Section):
     solarize_probability: Probability | None = None
     flip_probability: Probability | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = added_later(None, neutral=None)
+    grayscale_first: bool | None = added_later(None, neutral=None)
 
     @model_validator(mode="after")
     def _ordered(self) -> ViewOverrides:

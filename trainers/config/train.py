@@ -42,11 +42,15 @@ class LARS(Section):
 
     name: Literal["lars"] = "lars"
     momentum: Momentum = 0.9
-    #: Norm of a step over the norm of the tensor, at learning rate 1.
+    #: The trust ratio is this times the norm of a tensor over the norm of its update.
     trust_coefficient: PositiveFloat = 0.001
     #: Multiply by the learning rate what enters the momentum (SimCLR) instead of what leaves it (MoCo v3, BYOL).
     learning_rate_in_momentum: bool = False
-    #: Largest effective rate lr * trust ratio, as a multiple of lr; solo-learn clips at 1. None does not clip.
+    #: Norm of the update: of gradient and decay together (``update``: SimCLR, BYOL, MoCo v3), or the sum of their norms
+    #: (``sum``: equation 6 of the paper, solo-learn).
+    denominator: Literal["update", "sum"] = "update"
+    #: Multiply an update not by its trust ratio, but by trust ratio / learning rate, and at most by this. With
+    #: solo-learn's 1, the rate of a tensor is the smaller one of its trust ratio and the learning rate.
     clip_trust_ratio: PositiveFloat | None = None
 
 

@@ -36,7 +36,7 @@ class MoCo(StudentTeacher):
         assert isinstance(method, (options.MoCoV1, options.MoCoV2))
         norm = norm_over(method.bn_group_size, local_batch_size(config.train.batch_size, config.train.accumulation))
         backbone = build_backbone(config.backbone, config.data.side, norm)
-        hidden = [backbone.dim] if isinstance(method, options.MoCoV2) else []
+        hidden = [method.hidden_dim or backbone.dim] if isinstance(method, options.MoCoV2) else []
         super().__init__(
             Encoder(backbone, mlp([backbone.dim, *hidden, method.projection_dim], None)),
             seed=config.seed,
