@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -294,6 +294,8 @@ def _load_and_build(
     run_dir: RunDir, config: RunConfig, device: torch.device
 ) -> tuple[ImageData, Subset, TrainLoader, Method]:
     images = load(config.data, _cache_dir(run_dir))
+    if not config.normalises_images:
+        images = replace(images, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     subset = training_subset(config.data, images)
     try:
         loader = TrainLoader(images, subset, config, rank=rank(), world_size=world_size(), device=device)
