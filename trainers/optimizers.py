@@ -14,24 +14,27 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from trainers.config import SGD, Train
+from trainers import config as options
+from trainers.lars import LARS
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> Optimizer:
+def build_optimizer(parameters: Iterable[nn.Parameter], train: options.Train) -> Optimizer:
     """The optimizer that ``train`` names, over those of ``parameters`` that require gradients.
 
     The learning rate starts at its peak; :func:`set_learning_rate` sets the one of each step.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = _decay_groups(trained, train)
-    lr, chosen = train.learning_rate, train.optimizer
+    lr, chosen = train.peak_learning_rate, train.optimizer
     # The fused kernels update everything in one launch; the default launches several per tensor.
-    if isinstance(chosen, SGD):
+    if isinstance(chosen, options.SGD):
         return _without_compiler(torch.optim.SGD)(
             groups, lr=lr, momentum=chosen.momentum, nesterov=chosen.nesterov, fused=True
         )
+    if isinstance(chosen, options.LARS):
+        return _without_compiler(LARS)(groups, lr=lr, **chosen.model_dump(exclude={"name"}))
     return _without_compiler(torch.optim.AdamW)(groups, lr=lr, betas=(chosen.beta1, chosen.beta2), fused=True)
 
 
@@ -41,7 +44,7 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
-def _decay_groups(trained: list[nn.Parameter], train: Train) -> list[dict[str, Any]]:
+def _decay_groups(trained: list[nn.Parameter], train: options.Train) -> list[dict[str, Any]]:
     if not train.decay_matrices_only:
         return [{"params": trained, "weight_decay": train.weight_decay}]
     groups = [

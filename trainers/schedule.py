@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
-from trainers.config import Step, Train
+from trainers.config import Cosine, Step, Train
 
 
 def learning_rate(train: Train, *, step: int, steps_per_epoch: int) -> float:
@@ -20,17 +20,18 @@ def learning_rate(train: Train, *, step: int, steps_per_epoch: int) -> float:
         step: optimizer steps done before this one, from 0.
         steps_per_epoch: optimizer steps of one epoch.
     """
-    epoch, schedule = step / steps_per_epoch, train.schedule
+    epoch, peak, schedule = step / steps_per_epoch, train.peak_learning_rate, train.schedule
+    if epoch < schedule.warmup_epochs:
+        first = peak * schedule.warmup_from if isinstance(schedule, Cosine) else 0.0
+        return first + (peak - first) * epoch / schedule.warmup_epochs
+    completed = step // steps_per_epoch
     if isinstance(schedule, Step):
-        return train.learning_rate * schedule.factor ** bisect_right(
-            sorted(schedule.milestones), step // steps_per_epoch
-        )
+        return peak * schedule.factor ** bisect_right(sorted(schedule.milestones), completed)
     warmup = schedule.warmup_epochs
-    if epoch < warmup:
-        return train.learning_rate * epoch / warmup
-    if schedule.per == "epoch":
-        epoch = max(float(step // steps_per_epoch), warmup)
-    return train.learning_rate * _half_cosine((epoch - warmup) / (train.epochs - warmup))
+    if schedule.per != "step":
+        epoch = max(float(completed + (schedule.per == "next_epoch")), warmup)
+    end = peak * schedule.end
+    return end + (peak - end) * _half_cosine((epoch - warmup) / (train.epochs - warmup))
 
 
 def cosine_momentum(initial: float, fraction: float, final: float | None = 1.0) -> float:
