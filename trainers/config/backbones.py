@@ -21,6 +21,14 @@ class ResNet(Section):
     #: Start every residual block as the identity (MoCo v3's ResNet-50).
     zero_init_residual: bool = added_later(False, neutral=False)
 
+    @model_validator(mode="after")
+    def _padded_stem(self) -> ResNet:
+        if self.stem_padding != 1 and self.stem != "small":
+            raise ValueError(
+                f"stem_padding={self.stem_padding} has no meaning with stem={self.stem}; it belongs to small"
+            )
+        return self
+
 
 class ResNet18(ResNet):
     """ResNet-18; the representation is 8 times as wide as the first stage (512)."""

@@ -303,7 +303,8 @@ class SDSSL(BatchOptions):
     #: Factor of the predictors' own loss. 1 gives each predictor its full loss whatever the ratio is (the release);
     #: February 2022's code had this as an option. Not used by base simclr.
     predictor_weight: NonNegativeFloat = added_later(1.0, neutral=1.0)
-    #: Which heads end in a batch norm: all, those of the blocks before the last (code of 2021-11-15), or none (BYOL).
+    #: Which heads end in a batch norm: all, the projectors of the blocks before the last (code of 2021-11-15), or none
+    #: (BYOL).
     last_norm: Literal["all", "intermediate", "none"] = added_later("all", neutral="all")
     #: ``per_image`` is the release and what the paper means; ``per_batch`` all code before 2022-11-23: one draw for a
     #: whole batch, images squashed to 256x256 first, jitter with probability .3.
@@ -312,19 +313,24 @@ class SDSSL(BatchOptions):
     #: Base byol: in the first step, where the ratio is 0, average the loss of all blocks instead of taking the last
     #: one's, as the authors' code does.
     average_first_step: bool = added_later(False, neutral=False)
-    #: Base simclr: compare blocks of both views with the last block's outputs of both views (``joint``, the release),
-    #: or those of one view with the other's (``crossed``, code of 2022-02-22).
+    #: Base simclr: compare the blocks of both views with the last block's outputs of both views (``joint``, the
+    #: release), or those of each view with the other's, both directions added (``crossed``, training code of October
+    #: 2021).
     intermediate_contrast: Literal["joint", "crossed"] = added_later("joint", neutral="joint")
     #: Base simclr: as in :class:`SimCLR`; ``local`` is what the authors' code computes.
     gather_gradient: Literal["summed", "local"] = added_later("summed", neutral="summed")
 
-    #: Options that only some bases have, with their defaults.
+    #: Options that only some bases have.
     _ONLY: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "temperature": ("moco_v3", "simclr"),
+        "momentum": ("moco_v3", "byol"),
+        "momentum_end": ("moco_v3", "byol"),
+        "teacher_update": ("moco_v3", "byol"),
+        "predictor_hidden_dim": ("moco_v3", "byol"),
+        "predictor_weight": ("moco_v3", "byol"),
         "average_first_step": ("byol",),
         "intermediate_contrast": ("simclr",),
         "gather_gradient": ("simclr",),
-        "predictor_weight": ("moco_v3", "byol"),
-        "teacher_update": ("moco_v3", "byol"),
     }
 
     @model_validator(mode="before")
@@ -349,7 +355,8 @@ class SDSSL(BatchOptions):
         if not isinstance(backbone, ViT):
             yield Inconsistent(
                 "backbone",
-                f"method sdssl distils every block of a vision transformer, and {backbone.name} is none; use vit_tiny",
+                f"method sdssl distils every block of a vision transformer, and {backbone.name} is none; "
+                "use vit_tiny, vit_small or vit_base",
             )
         elif backbone.depth < 2:
             yield Inconsistent(

@@ -11,7 +11,7 @@ from trainers.config.backbones import Backbone, ResNet18, ViT
 from trainers.config.data import Augment, Data, ViewOverrides
 from trainers.config.evaluate import Evaluate
 from trainers.config.fields import Inconsistent, NaturalInt, NonNegativeFloat, PositiveInt, Section
-from trainers.config.methods import Method, MoCoV2
+from trainers.config.methods import SDSSL, Method, MoCoV2
 from trainers.config.train import SGD, Train
 from trainers.config.views import View
 
@@ -86,6 +86,12 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
                 "backbone.patch_size",
                 f"patch_size={backbone.patch_size} does not divide the image size {config.data.side}",
             )
+        if backbone.layer_norm == "per_layer" and not isinstance(config.method, SDSSL):
+            yield Inconsistent(
+                "backbone.layer_norm",
+                f"layer_norm=per_layer gives every block a norm that method {config.method.name} does not train; "
+                "it belongs to sdssl",
+            )
         for transfer in config.evaluate.transfer:
             if transfer.side != config.data.side:
                 yield Inconsistent(
@@ -97,6 +103,12 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
         yield Inconsistent(
             "evaluate.knn.layers" if knn is not None and knn.layers else "evaluate.linear.layers",
             f"layers=true evaluates every block of a vision transformer, and {backbone.name} is none",
+        )
+    if config.runtime.gradient_checkpointing and not isinstance(backbone, ViT):
+        yield Inconsistent(
+            "runtime.gradient_checkpointing",
+            f"gradient_checkpointing=true computes the blocks of a vision transformer again, and {backbone.name} is "
+            "none; set it to false",
         )
     if train.schedule.warmup_epochs > train.epochs:
         yield Inconsistent(
