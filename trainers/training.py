@@ -96,7 +96,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.optimizer.load_state_dict(state["optimizer"])
     sums = Sums(tuple(state["sums"]["names"]), state["sums"]["table"])
     training.means.restore(sums, rank(), world_size())
-    training.untrained = Assessment(**state["untrained"]) if state["untrained"] is not None else None
+    training.untrained = Assessment.from_state(state["untrained"]) if state["untrained"] is not None else None
 
 
 def all_ranks() -> dist.ProcessGroup | None:

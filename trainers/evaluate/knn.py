@@ -2,102 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers import config
 from trainers.data.images import ImageData
-from trainers.data.subset import Group, Subset
-from trainers.evaluate.features import image_features
-from trainers.evaluate.groups import class_accuracies, group_accuracies
+from trainers.data.subset import Subset
+from trainers.evaluate.accuracy import Accuracy, measure_accuracy
+from trainers.evaluate.features import FrozenNetwork, Labelled, labelled
 from trainers.evaluate.sharing import merged, own_rows
 
 #: Queries compared with the whole bank at once.
 _CHUNK = 512
 
+Bank = Literal["full", "train"]
+
 
 @dataclass(frozen=True)
-class KnnResult:
-    """Accuracy on the test images, all in percent.
+class KnnVariant:
+    """One combination of the options of k-NN that can be lists."""
 
-    Attributes:
-        top1: over all test images.
-        per_class: by class name, in class order.
-        groups: mean accuracy of the classes in each group.
+    k: int
+    vote: Literal["weighted", "plain"]
+    bank: Bank
+
+
+def knn_variants(knn: config.KNN) -> dict[str, KnnVariant]:
+    """Every combination that ``knn`` asks for, by what it adds to the metric's name: nothing for the headline.
+
+    The headline is the first value of each option. Another number of neighbours adds ``_k<k>``, another vote
+    ``_weighted`` or ``_plain``, another bank ``_trainbank`` or ``_fullbank``.
     """
+    return {
+        ("" if k == knn.k[0] else f"_k{k}")
+        + ("" if vote == knn.vote[0] else f"_{vote}")
+        + ("" if bank == knn.bank[0] else f"_{bank}bank"): KnnVariant(k, vote, bank)
+        for bank in knn.bank
+        for vote in knn.vote
+        for k in knn.k
+    }
 
-    top1: float
-    per_class: dict[str, float]
-    groups: dict[Group, float]
 
-    def metrics(self) -> dict[str, float]:
-        """``top1`` and the groups by name."""
-        return {"top1": self.top1, **{str(group): accuracy for group, accuracy in self.groups.items()}}
+def evaluate_knn(network: FrozenNetwork, knn: config.KNN, subset: Subset | None) -> dict[str, Accuracy]:
+    """Classify the test images by their neighbours among the training images, in every variant of ``knn``.
 
-
-def evaluate_knn(
-    network: nn.Module,
-    images: ImageData,
-    subset: Subset,
-    knn: config.KNN,
-    evaluate: config.Evaluate,
-    data: config.Data,
-    device: torch.device,
-    *,
-    workers: int = 0,
-) -> dict[int, KnnResult]:
-    """Classify the test images by their neighbours among the training images, for every k of ``knn.k``.
-
-    Features are computed once. With several processes all must call; all get the same result.
+    Features are computed once, and neighbours looked for once in each bank. With several processes all must call; all
+    get the same result.
 
     Args:
-        network: (B, 3, S, S) -> (B, d). Its mode is restored.
-        subset: the bank if ``knn.bank`` is ``train``; its groups are reported in either case.
+        network: gives (N, d).
+        subset: the images that were trained on, for the bank ``train``, and the groups of classes, which are reported
+            in any case; None for a data set that nothing was trained on.
+
+    Returns:
+        By the name of the variant (:func:`knn_variants`).
     """
-    size = data.side
-    bank_indices = subset.indices if knn.bank == "train" else None
-    bank, bank_labels = image_features(
-        network, images.train, bank_indices, images,
-        size=size, batch_size=evaluate.batch_size, device=device, workers=workers,
-    )  # fmt: skip
-    queries, labels = image_features(
-        network, images.test, None, images,
-        size=size, batch_size=evaluate.batch_size, device=device, workers=workers,
-    )  # fmt: skip
-    num_classes = len(images.class_names)
-    predictions, labels = _predict_for_each_k(bank, bank_labels, queries, knn, num_classes).cpu(), labels.cpu()
-    results = {}
-    for place, k in enumerate(knn.k):
-        predicted = predictions[:, place]
-        per_class = class_accuracies(predicted, labels, num_classes)
-        results[k] = KnnResult(
-            top1=100 * (predicted == labels).double().mean().item(),
-            per_class=dict(zip(images.class_names, per_class, strict=True)),
-            groups=group_accuracies(per_class, subset.groups),
+    groups = None if subset is None else subset.groups
+    return {
+        name: measure_accuracy(predictions, network.test[1], network.images.class_names, groups)
+        for name, predictions in _predictions(network, knn, subset)
+    }
+
+
+def evaluate_knn_by_block(
+    network: FrozenNetwork, knn: config.KNN, subset: Subset | None
+) -> Iterator[tuple[int, Accuracy]]:
+    """The headline variant on every block of a vision transformer: the block's number, from 1, and its accuracy."""
+    groups = None if subset is None else subset.groups
+    headline = next(iter(knn_variants(knn).values()))
+    for blocks, several in network.by_blocks():
+        (bank, bank_labels), (queries, labels) = _bank(several, headline.bank, subset), several.test
+        for place, block in enumerate(blocks):
+            votes = _shared_votes((bank[:, place], bank_labels), queries[:, place], [headline], knn, several.images)
+            yield block + 1, measure_accuracy(votes[0], labels, network.images.class_names, groups)
+
+
+def _predictions(network: FrozenNetwork, knn: config.KNN, subset: Subset | None) -> Iterator[tuple[str, Tensor]]:
+    """Name and predictions (M,), int64, of each variant, bank by bank."""
+    for bank in knn.bank:
+        variants = {name: variant for name, variant in knn_variants(knn).items() if variant.bank == bank}
+        votes = _shared_votes(
+            _bank(network, bank, subset), network.test[0], list(variants.values()), knn, network.images
         )
-    return results
+        yield from zip(variants, votes, strict=True)
 
 
-def _predict_for_each_k(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, knn: config.KNN, num_classes: int
-) -> Tensor:
-    """Predictions (M, len(knn.k)), int64. Neighbours are looked for once; processes share the queries."""
+def _bank(network: FrozenNetwork, bank: Bank, subset: Subset | None) -> Labelled:
+    if bank == "full" or subset is None:
+        return network.train
+    return network.of_training_images(np.intersect1d(subset.indices, labelled(network.images.train)))
+
+
+def _shared_votes(
+    bank: Labelled, queries: Tensor, variants: Sequence[KnnVariant], knn: config.KNN, images: ImageData
+) -> list[Tensor]:
+    """Predictions (M,) of each variant. Neighbours are looked for once; processes share the queries."""
+    features, labels = bank
     places = own_rows(len(queries), _CHUNK)
-    similarities, neighbours = _nearest(bank, queries[torch.from_numpy(places).to(queries.device)], max(knn.k), _CHUNK)
+    own_queries = queries[torch.from_numpy(places).to(queries.device)]
+    similarities, neighbours = _nearest(features, own_queries, max(knn.k), _CHUNK)
     votes = [
         _vote(
-            similarities[:, :k],
-            bank_labels[neighbours[:, :k]],
+            similarities[:, : variant.k],
+            labels[neighbours[:, : variant.k]],
             temperature=knn.temperature,
-            weighted=knn.weighted,
-            num_classes=num_classes,
+            weighted=variant.vote == "weighted",
+            num_classes=len(images.class_names),
         )
-        for k in knn.k
+        for variant in variants
     ]
-    return merged(torch.stack(votes, dim=1), places, len(queries))
+    return list(merged(torch.stack(votes, dim=1), places, len(queries)).unbind(1))
 
 
 def knn_predict(

@@ -20,18 +20,21 @@ def merged(rows: Tensor, places: npt.NDArray[np.int64], count: int) -> Tensor:
     """All processes' rows, each at its place, on every process. All must call.
 
     Args:
-        rows: (n, d), what this process computed; d may be 0 where n is 0.
+        rows: (n, ...), what this process computed: up to two dimensions after the first, none of them empty. Where n
+            is 0 they may be anything.
         places: (n,), from :func:`own_rows`.
         count: number of rows of all processes.
 
     Returns:
-        (count, d).
+        (count, ...).
     """
     if world_size() == 1:
         return rows
-    width = torch.tensor(rows.shape[1], device=rows.device)
-    dist.all_reduce(width, op=dist.ReduceOp.MAX)  # a process without a row does not know it
-    result = torch.zeros((count, int(width)), dtype=rows.dtype, device=rows.device)
+    shape = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    if len(places):
+        shape[: rows.dim() - 1] = torch.tensor(rows.shape[1:])
+    dist.all_reduce(shape, op=dist.ReduceOp.MAX)  # a process without a row does not know it
+    result = torch.zeros((count, *(n for n in shape.tolist() if n)), dtype=rows.dtype, device=rows.device)
     if len(places):
         result[torch.from_numpy(places).to(rows.device)] = rows
     dist.all_reduce(result)  # every row is zero on all processes but one, and adding zeros changes no bit

@@ -1,6 +1,7 @@
 """k-NN evaluation, against numbers that can be checked on paper and a slow second implementation."""
 
 import math
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainers.config import KNN, Data, Evaluate
+from trainers.backbones import VisionTransformer
+from trainers.config import KNN, Data
+from trainers.config.views import CROP_AND_FLIP, View
 from trainers.data import ArrayImages, ImageData, digits, training_subset
-from trainers.evaluate import evaluate_knn, knn_predict
-from trainers.evaluate.features import features, image_features
+from trainers.evaluate import Accuracy, FrozenNetwork, Reading, evaluate_knn, evaluate_knn_by_block, knn_predict
 
 CPU = torch.device("cpu")
 DEGREE = math.pi / 180
@@ -102,30 +104,51 @@ def _slow_knn(bank, labels, query, k: int, weighted: bool) -> int:  # type: igno
 # --- the whole evaluation
 
 
-def same_train_and_test(images: ImageData) -> ImageData:
-    return ImageData(
-        images.name, images.source, images.digest, images.class_names, images.test, images.test, images.mean, images.std
+def frozen(network: nn.Module, images: ImageData, batch_size: int = 512) -> FrozenNetwork:
+    size = images.test.pixels.shape[-1] if isinstance(images.test, ArrayImages) else 8
+    return FrozenNetwork(
+        network,
+        images,
+        Reading(size=size, batch_size=batch_size, mean=images.mean, std=images.std, device=CPU),
     )
+
+
+def same_train_and_test(images: ImageData) -> ImageData:
+    return replace(images, train=images.test)
 
 
 def test_an_image_that_is_its_own_neighbour_is_always_right() -> None:
     images = same_train_and_test(digits.load())
     subset = training_subset(Data(), images)
-    results = evaluate_knn(nn.Flatten(), images, subset, KNN(k=(1,)), Evaluate(), Data(), CPU)
-    assert results[1].top1 == 100.0
-    assert set(results[1].per_class.values()) == {100.0}
-    assert results[1].metrics() == {"top1": 100.0, "many": 100.0, "medium": 100.0, "few": 100.0}
+    (result,) = evaluate_knn(frozen(nn.Flatten(), images), KNN(k=(1,)), subset).values()
+    assert result.top1 == result.class_mean == 100.0
+    assert set(result.per_class.values()) == {100.0}
+    assert result.class_std == 0
+    assert result.metrics() == {"top1": 100.0, "many": 100.0, "medium": 100.0, "few": 100.0}
 
 
-def test_every_k_gets_what_it_would_get_alone() -> None:
-    images, wanted = digits.load(), Data()
+def test_every_variant_gets_what_it_would_get_alone() -> None:
+    images, wanted = digits.load(), Data.model_validate({"profile": {"name": "long_tailed", "imbalance": 20}})
     subset = training_subset(wanted, images)
-    together = evaluate_knn(nn.Flatten(), images, subset, KNN(k=(20, 1)), Evaluate(), wanted, CPU)
-    for k in (20, 1):
-        alone = evaluate_knn(nn.Flatten(), images, subset, KNN(k=(k,)), Evaluate(), wanted, CPU)
-        assert together[k] == alone[k]
-    assert list(together) == [20, 1]
-    assert 95 < together[1].top1 < 100  # raw pixels of digits are a good representation
+    network = frozen(nn.Flatten(), images)
+    knn = KNN(k=(20, 1), vote=("plain", "weighted"), bank=("full", "train"))
+    together = evaluate_knn(network, knn, subset)
+    alone = {
+        name: evaluate_knn(network, KNN(k=(k,), vote=(vote,), bank=(bank,)), subset)[""]
+        for name, k, vote, bank in [
+            ("", 20, "plain", "full"),
+            ("_k1", 1, "plain", "full"),
+            ("_weighted", 20, "weighted", "full"),
+            ("_k1_weighted", 1, "weighted", "full"),
+            ("_trainbank", 20, "plain", "train"),
+            ("_k1_trainbank", 1, "plain", "train"),
+            ("_weighted_trainbank", 20, "weighted", "train"),
+            ("_k1_weighted_trainbank", 1, "weighted", "train"),
+        ]
+    }
+    assert together == alone
+    assert len({result.top1 for result in together.values()}) >= 4, "the options make a difference"
+    assert 95 < together["_k1"].top1 < 100  # raw pixels of digits are a good representation
 
 
 def test_accuracies_are_over_all_images_by_class_and_by_group() -> None:
@@ -138,25 +161,55 @@ def test_accuracies_are_over_all_images_by_class_and_by_group() -> None:
     test = ArrayImages(pixels, codes.astype(np.int64))
     train = ArrayImages(pixels, np.where(np.isin(codes, (0, 9)), 5, codes).astype(np.int64))
     names = tuple("abcdefghij")
-    images = ImageData("digits", "", "", names, train, test, (0.5,) * 3, (0.5,) * 3)
-    whole = ImageData("digits", "", "", names, test, test, (0.5,) * 3, (0.5,) * 3)
-    subset = training_subset(wanted, whole)
-    (result,) = evaluate_knn(nn.Flatten(), images, subset, KNN(k=(1,)), Evaluate(), wanted, CPU).values()
+    images = replace(digits.load(), class_names=names, train=train, test=test)
+    subset = training_subset(wanted, replace(images, train=test))
+    (result,) = evaluate_knn(frozen(nn.Flatten(), images), KNN(k=(1,)), subset).values()
     assert result.top1 == pytest.approx(80.0)
     assert result.per_class == {name: 0.0 if name in "aj" else 100.0 for name in names}
     assert result.groups == {"many": 75.0, "medium": 100.0, "few": pytest.approx(200 / 3)}
+    assert result.class_mean == pytest.approx(80.0)
+    assert result.class_std == pytest.approx(40.0)  # eight times 20 away from the mean, twice 80
+
+
+def test_a_class_without_test_images_counts_for_nothing() -> None:
+    accuracy = Accuracy(top1=50.0, per_class={"a": 40.0, "b": math.nan, "c": 60.0})
+    assert (accuracy.class_mean, accuracy.class_std) == (50.0, 10.0)
 
 
 def test_the_bank_is_the_whole_pool_or_the_subset() -> None:
     images = digits.load()
     wanted = Data.model_validate({"profile": {"name": "long_tailed", "imbalance": 100}})
     subset = training_subset(wanted, images)
-    full, train = (
-        evaluate_knn(nn.Flatten(), images, subset, KNN(k=(20,), bank=bank), Evaluate(), wanted, CPU)[20]
-        for bank in ("full", "train")
-    )
+    full, train = evaluate_knn(frozen(nn.Flatten(), images), KNN(k=(20,), bank=("full", "train")), subset).values()
     assert full.groups["few"] > 85
     assert train.groups["few"] < 30  # rare classes have 1 to 3 images among 20 neighbours
+
+
+def test_images_without_a_label_are_in_no_bank() -> None:
+    images = digits.load()
+    assert isinstance(images.train, ArrayImages)
+    half = images.train.labels.copy()
+    half[::2] = -1
+    unlabelled = replace(images, train=ArrayImages(images.train.pixels, half))
+    kept = replace(images, train=ArrayImages(images.train.pixels[1::2], images.train.labels[1::2]))
+    everything = replace(training_subset(Data(), images), indices=np.arange(len(images.train)))
+    results = evaluate_knn(frozen(nn.Flatten(), unlabelled), KNN(k=(5,), bank=("full", "train")), everything)
+    (expected,) = evaluate_knn(frozen(nn.Flatten(), kept), KNN(k=(5,)), None).values()
+    assert [result.per_class for result in results.values()] == [expected.per_class] * 2
+
+
+def test_the_last_block_is_the_representation_and_each_block_is_evaluated() -> None:
+    torch.manual_seed(0)
+    images = digits.load()
+    network = frozen(
+        VisionTransformer(image_size=8, patch_size=4, depth=3, dim=16, heads=2, frozen_patch_projection=True), images
+    )
+    subset = training_subset(Data(), images)
+    knn = KNN(k=(5, 1), vote=("plain", "weighted"))
+    by_block = dict(evaluate_knn_by_block(network, knn, subset))
+    assert list(by_block) == [1, 2, 3]
+    assert by_block[3].top1 == evaluate_knn(network, knn, subset)[""].top1
+    assert len({result.top1 for result in by_block.values()}) > 1
 
 
 class Affine(nn.Module):
@@ -167,15 +220,16 @@ class Affine(nn.Module):
         self.norm, self.frozen = nn.BatchNorm2d(3), nn.BatchNorm2d(3).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.frozen(self.norm(images)).flatten(1)
+        normed: Tensor = self.frozen(self.norm(images)).flatten(1)
+        return normed
 
 
 def test_networks_are_evaluated_in_evaluation_mode_and_left_as_they_were() -> None:
-    network = Affine()
-    images = torch.randn(4, 3, 2, 2) + 5
-    outputs, labels = features(network, [(images, torch.arange(4))], CPU)
-    torch.testing.assert_close(outputs, images.flatten(1), atol=1e-3, rtol=1e-3)  # running statistics, not the batch's
-    assert labels.tolist() == [0, 1, 2, 3] and outputs.dtype == torch.float32
+    network, images = Affine(), digits.load()
+    outputs, labels = frozen(network, images).test
+    plain, _ = frozen(nn.Flatten(), images).test
+    torch.testing.assert_close(outputs, plain, atol=1e-3, rtol=1e-3)  # running statistics, not the batch's
+    assert labels.tolist() == images.test.labels.tolist() and outputs.dtype == torch.float32
     assert not outputs.requires_grad
     assert network.training and network.norm.training and not network.frozen.training
     assert int(network.norm.num_batches_tracked) == 0  # type: ignore[arg-type]
@@ -184,17 +238,16 @@ def test_networks_are_evaluated_in_evaluation_mode_and_left_as_they_were() -> No
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_nothing_depends_on_the_number_of_processes(tmp_path: Path, world_size: int) -> None:
     """In batches of 200 the 500 test images are three batches, and their one block of queries leaves processes idle."""
-    expected, expected_labels, expected_result = _evaluated()
+    expected = _evaluated()
     context = get_context("fork")
     with context.Pool(world_size) as processes:
         jobs = [(rank, world_size, tmp_path / "store") for rank in range(world_size)]
         results = processes.starmap(_evaluated_by_rank, jobs, chunksize=1)
-    for outputs, labels, result in results:
-        assert np.array_equal(outputs, expected) and np.array_equal(labels, expected_labels)
-        assert result == expected_result
+    for result in results:
+        assert result == expected
 
 
-def _evaluated_by_rank(rank: int, world_size: int, store: Path):  # type: ignore[no-untyped-def]
+def _evaluated_by_rank(rank: int, world_size: int, store: Path) -> list[object]:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     try:
@@ -203,10 +256,25 @@ def _evaluated_by_rank(rank: int, world_size: int, store: Path):  # type: ignore
         dist.destroy_process_group()
 
 
-def _evaluated():  # type: ignore[no-untyped-def]
-    images, wanted, evaluate = digits.load(), Data(), Evaluate(batch_size=200)
-    chosen = np.arange(500)[::-1].copy()
-    outputs, labels = image_features(nn.Flatten(), images.test, chosen, images, size=8, batch_size=200, device=CPU)
-    subset = training_subset(wanted, images)
-    result = evaluate_knn(nn.Flatten(), images, subset, KNN(k=(20, 1)), evaluate, wanted, CPU)
-    return outputs.numpy(), labels.numpy(), result
+def _evaluated() -> list[object]:
+    """Features of plain images and of random views, and accuracies, as plain values."""
+    images = digits.load()
+    network = frozen(nn.Flatten(), images, batch_size=200)
+    outputs, labels = network.of_training_images(np.arange(500)[::-1].copy())
+    views = [
+        (batch.tolist(), batch_labels.tolist())
+        for batch, batch_labels in network.of_training_views(
+            np.arange(10, 60), CROP_AND_FLIP, seed=1, epoch=2, batch_size=8
+        )
+    ]
+    result = evaluate_knn(network, KNN(k=(20, 1)), training_subset(Data(), images))
+    return [outputs.tolist(), labels.tolist(), views, result]
+
+
+def test_views_of_test_images_come_in_the_order_asked_for() -> None:
+    images = digits.load()
+    chosen = np.array([7, 3, 400, 12, 60])
+    whole = View(crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0)
+    network = frozen(nn.Flatten(), images, batch_size=2)
+    outputs = network.of_test_views(chosen, whole, seed=3, epoch=0)
+    torch.testing.assert_close(outputs, network.test[0][torch.from_numpy(chosen)])
