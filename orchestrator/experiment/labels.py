@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from orchestrator.experiment.nodes import Node, plain, spelled
 from orchestrator.experiment.settings import component_name, leaf_paths
-from trainers.config import RunConfig
+from trainers.config import RunConfig, is_outside_identity
 
 #: Component name ("" where none is written) -> the options that tell the axis's values of this name apart.
 Distinguishing = Mapping[str, tuple[str, ...]]
@@ -65,14 +65,14 @@ def label(config: RunConfig | Mapping[str, Any], path: str, options: Distinguish
 
 
 def _shown(value: BaseModel, name: str, options: Distinguishing) -> Iterator[tuple[str, Any]]:
-    """The options that the label needs. Beside a name, an option at its default goes without saying.
+    """The options that the label needs. Beside a name, an option at its default goes without saying, and a path too.
 
     So the labels of runs that exist stay as they are when an axis gets another value of the same name.
     """
     default = type(value).model_construct() if name else None
     # Options that were written without a name belong to whichever component stands there.
     for key in dict.fromkeys([*options.get(name, ()), *options.get("", ())]):
-        found = _value(value, key)
+        found = _ABSENT if name and is_outside_identity(type(value), key) else _value(value, key)
         if found is not _ABSENT and (default is None or found != _value(default, key)):
             yield key, found
 
@@ -86,7 +86,7 @@ def _value(config: BaseModel | Mapping[str, Any], path: str) -> Any:
         if isinstance(value, Mapping):
             value = value.get(key, _ABSENT)
         elif isinstance(value, BaseModel) and key in type(value).model_fields:
-            value = getattr(value, key)
+            value = getattr(value, key, _ABSENT)  # a component that was built without options lacks the required ones
         else:
             return _ABSENT
     return value

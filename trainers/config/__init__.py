@@ -20,7 +20,7 @@ from trainers.config.data import (
 )
 from trainers.config.evaluate import KNN, Evaluate, FewLabels, Geometry, Linear, Transfer
 from trainers.config.fields import Inconsistent, NaturalInt, PositiveInt, Section, added_later, outside_identity
-from trainers.config.identity import IDENTITY_SECTIONS, canonical_json, identity
+from trainers.config.identity import IDENTITY_SECTIONS, canonical_json, identity, is_outside_identity
 from trainers.config.methods import (
     BYOL,
     ISD,
@@ -94,6 +94,7 @@ __all__ = [
     "canonical_json",
     "identity",
     "inconsistencies",
+    "is_outside_identity",
     "method_views",
     "outside_identity",
 ]

@@ -33,6 +33,13 @@ def identity(section: BaseModel) -> dict[str, Any]:
     return result
 
 
+def is_outside_identity(model: type[BaseModel], name: str) -> bool:
+    """Whether the field ``name`` cannot change a number: a path, say. A name that is no field's is not outside."""
+    field = model.model_fields.get(name)
+    extra = field.json_schema_extra if field is not None else None
+    return isinstance(extra, dict) and extra.get("identity") is False
+
+
 _NO_NEUTRAL = object()
 
 
@@ -42,12 +49,9 @@ def _identity_fields(model: type[BaseModel]) -> tuple[tuple[str, Any], ...]:
     extras = {
         name: field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         for name, field in model.model_fields.items()
+        if not is_outside_identity(model, name)
     }
-    return tuple(
-        (name, extra.get("neutral", _NO_NEUTRAL))
-        for name, extra in extras.items()
-        if extra.get("identity") is not False
-    )
+    return tuple((name, extra.get("neutral", _NO_NEUTRAL)) for name, extra in extras.items())
 
 
 def _plain(value: Any) -> Any:
