@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
-from trainers import augment, views
+from trainers import augment
+from trainers.augment import geometry
+from trainers.config import views
 from trainers.config.views import View
 from trainers.rng import Stream
 
@@ -24,12 +27,16 @@ def images(count: int, height: int = 24, width: int = 24, seed: int = 0) -> Tens
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
+def streams_of(pair: tuple[View, ...], indices: np.ndarray, *, seed: int = 0, epoch: int = 0) -> tuple[Stream, ...]:
+    return augment.view_streams(pair, seed=seed, epoch=epoch, step=0, indices=indices)
+
+
 def draw(batch: Tensor, view: View, size: int = 24, *, seed: int = 0, indices: list[int] | None = None) -> Tensor:
-    """The first view of a batch, without normalisation."""
+    """One view of a batch, without normalisation."""
     numbers = np.arange(len(batch)) if indices is None else np.array(indices)
-    neutral = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    first, _ = augment.draw_views(batch, (view, view), seed=seed, epoch=0, indices=numbers, size=size, **neutral)
-    return first
+    streams = streams_of((view,), numbers, seed=seed)
+    (result,) = augment.draw_views(batch, (view,), streams, size=size, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return result
 
 
 def stream(count: int, *, seed: int = 0, view: int = 0) -> Stream:
@@ -39,19 +46,37 @@ def stream(count: int, *, seed: int = 0, view: int = 0) -> Stream:
 # --- geometry
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("height", "width", "size"), [(24, 24, 24), (24, 24, 10), (20, 30, 32), (40, 16, 8)])
-def test_crops_are_torchvisions_antialiased_crops(height: int, width: int, size: int) -> None:
-    batch, view = images(12, height, width), View(crop_area=(0.1, 1.0), flip_probability=0.5)
+def test_crops_are_torchvisions_antialiased_crops(
+    height: int, width: int, size: int, interpolation: Literal["bilinear", "bicubic"]
+) -> None:
+    batch = images(12, height, width)
+    view = View(crop_area=(0.1, 1.0), flip_probability=0.5, interpolation=interpolation)
     result = draw(batch, view, size)
     boxes = augment.crop_boxes(view, stream(12), height, width)
     mirrored = augment.flips(view, stream(12))
     assert 0 < mirrored.sum() < 12
     for image, box, mirror, ours in zip(batch, boxes.tolist(), mirrored, result, strict=True):
         theirs = TF.resized_crop(
-            image.float() / 255, *box, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True
-        )
+            image.float() / 255, *box, [size, size], interpolation=InterpolationMode(interpolation), antialias=True
+        ).clamp(0, 1)
         theirs = TF.horizontal_flip(theirs) if mirror else theirs
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_squashed_images_are_resized_to_a_square_before_the_crop(
+    interpolation: Literal["bilinear", "bicubic"],
+) -> None:
+    batch = images(6, 20, 30)
+    view = View(squash=40, crop_area=(0.1, 1.0), flip_probability=0.0, interpolation=interpolation)
+    boxes = augment.crop_boxes(view, stream(6), 20, 30)
+    assert boxes.tolist() == augment.crop_boxes(replace(view, squash=None), stream(6), 40, 40).tolist()
+    for image, box, ours in zip(batch, boxes.tolist(), draw(batch, view, 16), strict=True):
+        square = TF.resize(image.float() / 255, [40, 40], antialias=True)
+        theirs = TF.resized_crop(square, *box, [16, 16], interpolation=InterpolationMode(interpolation))
+        torch.testing.assert_close(ours, theirs.clamp(0, 1), atol=2e-5, rtol=0)
 
 
 def test_boxes_never_change() -> None:
@@ -147,6 +172,32 @@ def test_the_order_of_jitter_is_drawn_for_each_image() -> None:
         torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=0)
 
 
+def test_jitter_may_have_one_order_for_all_images() -> None:
+    view = replace(PLAIN, jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=1.0, jitter_order="fixed")
+    batch = images(8)
+    for image, numbers, ours in zip(batch, stream(8).uniform(28, 4), draw(batch, view), strict=True):
+        theirs = TF.adjust_brightness(image.float() / 255, float(0.6 + 0.8 * numbers[0]))
+        theirs = TF.adjust_contrast(theirs, float(0.6 + 0.8 * numbers[1]))
+        theirs = TF.adjust_saturation(theirs, float(0.6 + 0.8 * numbers[2]))
+        theirs = TF.adjust_hue(theirs, float(-0.1 + 0.2 * numbers[3]))
+        torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=0)
+
+
+def test_grayscale_may_come_before_the_jitter() -> None:
+    """The order shows where contrast is cut off at 0 and 1, which happens to single channels or to gray values."""
+    view = replace(PLAIN, jitter=(0.0, 0.9, 0.0, 0.0), jitter_probability=1.0, grayscale_probability=1.0)
+    batch = images(8)
+    first, last = draw(batch, replace(view, grayscale_first=True)), draw(batch, view)
+    for image, number, gray_first, gray_last in zip(batch, stream(8).uniform(29, 1)[:, 0], first, last, strict=True):
+        factor = float(0.1 + 1.8 * number)
+        gray = TF.rgb_to_grayscale(image.float() / 255, num_output_channels=3)
+        torch.testing.assert_close(gray_first, TF.adjust_contrast(gray, factor), atol=1e-5, rtol=0)
+        contrasted = TF.adjust_contrast(image.float() / 255, factor)
+        expected = TF.rgb_to_grayscale(contrasted, num_output_channels=3)
+        torch.testing.assert_close(gray_last, expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(first, last, atol=1e-3)
+
+
 def test_grayscale_is_torchvisions() -> None:
     batch = images(4)
     expected = TF.rgb_to_grayscale(batch.float() / 255, num_output_channels=3)
@@ -163,15 +214,28 @@ def test_blur_is_torchvisions(height: int, width: int) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("size", "kernel"), [(8, 3), (32, 3), (64, 7), (224, 23)])
+def test_the_blurs_kernel_may_be_a_tenth_of_the_view(size: int, kernel: int) -> None:
+    batch = images(2, size, size)
+    result = draw(batch, replace(PLAIN, blur_probability=1.0, blur_reach="tenth"), size)
+    for image, value, ours in zip(batch, stream(2).uniform(34, 1)[:, 0], result, strict=True):
+        sigma = 0.1 + 1.9 * float(value)
+        theirs = TF.gaussian_blur(image.float() / 255, kernel_size=[kernel, kernel], sigma=[sigma, sigma])
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
 def test_blur_works_on_images_smaller_than_its_kernel() -> None:
     flat = torch.full((2, 3, 4, 4), 51, dtype=torch.uint8)
     torch.testing.assert_close(draw(flat, replace(PLAIN, blur_probability=1.0), 4), torch.full((2, 3, 4, 4), 0.2))
 
 
-def test_solarize_is_torchvisions() -> None:
+@pytest.mark.parametrize("threshold", [0.5, 130 / 255])
+def test_solarize_is_torchvisions(threshold: float) -> None:
     batch = images(4)
-    expected = TF.solarize(batch.float() / 255, 0.5)
-    torch.testing.assert_close(draw(batch, replace(PLAIN, solarize_probability=1.0)), expected, atol=1e-6, rtol=0)
+    view = replace(PLAIN, solarize_probability=1.0, solarize_threshold=threshold)
+    # Values just beside the threshold may be on either side of it; those of the images are 1/255 apart.
+    expected = TF.solarize(batch.float() / 255, threshold - 1e-4)
+    torch.testing.assert_close(draw(batch, view), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +255,8 @@ def test_an_operation_happens_as_often_as_its_probability_says(name: str, change
 
 def test_a_view_that_changes_nothing_returns_the_image_normalised() -> None:
     batch = images(3)
-    first, second = augment.draw_views(
-        batch, (PLAIN, PLAIN), seed=0, epoch=0, indices=np.arange(3), size=24, mean=MEAN, std=STD
-    )
+    streams = streams_of((PLAIN, PLAIN), np.arange(3))
+    first, second = augment.draw_views(batch, (PLAIN, PLAIN), streams, size=24, mean=MEAN, std=STD)
     expected = TF.normalize(batch.float() / 255, list(MEAN), list(STD))
     torch.testing.assert_close(first, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(first, second)
@@ -212,7 +275,10 @@ def test_the_batch_is_left_as_it_was() -> None:
     assert torch.equal(batch, before)
 
 
-@pytest.mark.parametrize("view", [views.MOCO_V2, views.MOCO_V3_FIRST, views.MOCO_V3_SECOND, views.ISD_WEAK])
+@pytest.mark.parametrize(
+    "view",
+    [views.MOCO_V2, views.MOCO_V3_FIRST, views.MOCO_V3_SECOND, views.CROP_AND_FLIP, views.MOCO_V1, views.BYOL_SECOND],
+)
 def test_an_images_view_does_not_depend_on_the_rest_of_the_batch(view: View) -> None:
     batch = images(32)
     whole = draw(batch, view)
@@ -226,7 +292,7 @@ def test_the_two_views_epochs_and_seeds_differ() -> None:
         view
         for seed, epoch in [(0, 0), (0, 1), (1, 0)]
         for view in augment.draw_views(
-            batch, pair, seed=seed, epoch=epoch, indices=np.arange(4), size=24, mean=MEAN, std=STD
+            batch, pair, streams_of(pair, np.arange(4), seed=seed, epoch=epoch), size=24, mean=MEAN, std=STD
         )
     ]
     for number, one in enumerate(results):
@@ -240,10 +306,10 @@ def test_values_stay_in_range_before_normalisation() -> None:
 
 def test_crops_made_elsewhere_get_the_same_colours() -> None:
     batch, pair = images(16), (views.MOCO_V3_FIRST, views.MOCO_V3_SECOND)
-    arguments = {"seed": 4, "epoch": 2, "indices": np.arange(50, 66), "mean": MEAN, "std": STD}
+    streams = streams_of(pair, np.arange(50, 66), seed=4, epoch=2)
     square = tuple(replace(view, crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0) for view in pair)
-    expected = augment.draw_views(batch, square, size=24, **arguments)  # type: ignore[arg-type]
-    result = augment.draw_views_of_crops((batch, batch), pair, **arguments)  # type: ignore[arg-type]
+    expected = augment.draw_views(batch, square, streams, size=24, mean=MEAN, std=STD)
+    result = augment.draw_views_of_crops((batch, batch), pair, streams, mean=MEAN, std=STD)
     for ours, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -259,6 +325,57 @@ def test_evaluation_resizes_only_what_has_another_size() -> None:
 
 def test_interpolation_weights_are_positive_and_sum_to_one() -> None:
     start, length = torch.tensor([0.0, 3.0, 31.0]), torch.tensor([32.0, 7.0, 1.0])
-    weights = augment._resize_matrices(start, length, torch.zeros(3), 32, 16)
+    weights = geometry._interpolation(start, length, torch.zeros(3), 32, 16, "bilinear")
     assert weights.min() >= 0 and math.isclose(weights.sum().item(), 3 * 16, rel_tol=1e-5)
     assert torch.equal(weights[2].argmax(dim=1), torch.full((16,), 31))
+
+
+# --- one draw for a whole batch
+
+TOGETHER = replace(views.MOCO_V3_SECOND, one_draw=True, blur_probability=0.5, solarize_probability=0.5)
+
+
+def together(batch: Tensor, *, step: int = 0, epoch: int = 0, seed: int = 0) -> Tensor:
+    streams = augment.view_streams((TOGETHER,), seed=seed, epoch=epoch, step=step, indices=np.arange(len(batch)))
+    (result,) = augment.draw_views(batch, (TOGETHER,), streams, size=24, mean=MEAN, std=STD)
+    return result
+
+
+def test_one_draw_serves_every_image_of_the_batch() -> None:
+    batch = images(1).expand(9, 3, 24, 24)
+    alike = [together(batch, step=step) for step in range(20)]
+    assert all(torch.equal(result, result[:1].expand_as(result)) for result in alike)
+    assert not torch.equal(draw(batch, replace(TOGETHER, one_draw=False))[0], draw(batch, TOGETHER)[1])
+
+
+def test_one_draw_is_another_one_in_each_step_epoch_and_run() -> None:
+    batch = images(2)
+    results = [together(batch, step=step, epoch=epoch, seed=seed) for step, epoch, seed in
+               [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]  # fmt: skip
+    for number, one in enumerate(results):
+        assert all(not torch.equal(one, other) for other in results[:number])
+
+
+def test_one_draw_depends_neither_on_the_images_nor_on_how_many_a_process_has() -> None:
+    few, many = (
+        augment.view_streams((TOGETHER,), seed=0, epoch=2, step=3, indices=indices)[0].uniform(0, 36)
+        for indices in (np.array([40, 7]), np.arange(100, 108))
+    )
+    assert np.array_equal(many, np.broadcast_to(few[0], many.shape))
+
+
+# --- what runs have computed ever since
+
+GOLDEN = {
+    "moco_v2": (views.MOCO_V2, [0.65593, 0.4931, 0.5365, 0.55547], [0.71665, 0.78628, 0.87996, 0.86925]),
+    "moco_v3_first": (views.MOCO_V3_FIRST, [0.65944, 0.49111, 0.54102, 0.54195], [0.73881, 0.56969, 0.73458, 0.49536]),
+    "moco_v3_second": (views.MOCO_V3_SECOND, [0.66008, 0.48946, 0.541, 0.54076], [0.90537, 0.71228, 0.7509, 0.63057]),
+    "weak": (views.ISD_VIEWS["weak"], [0.49578, 0.47734, 0.49332, 0.51067], [0.68411, 0.73413, 0.70692, 0.81533]),
+}
+
+
+@pytest.mark.parametrize(("view", "means", "pixels"), GOLDEN.values(), ids=GOLDEN)
+def test_views_never_change(view: View, means: list[float], pixels: list[float]) -> None:
+    result = draw(images(4), view)
+    assert result.mean(dim=(1, 2, 3)).tolist() == pytest.approx(means, abs=2e-5)
+    assert result[:, 1, 5, 17].tolist() == pytest.approx(pixels, abs=2e-5)

@@ -51,6 +51,11 @@ def test_uniform_draws_never_change() -> None:
     assert stream.uniform(0, 3).tolist() == expected
 
 
+def test_a_shared_stream_never_changes() -> None:
+    stream = Stream.shared(seed=0, epoch=1, view=0, step=2, count=2)
+    assert stream.uniform(0, 2).tolist() == [[0.7793187780144657, 0.5902388909932759]] * 2
+
+
 def test_a_draw_depends_on_its_image_alone_not_on_the_batch_around_it() -> None:
     whole = Stream.of(3, 2, 1, np.arange(100)).uniform(4, 6)
     part = Stream.of(3, 2, 1, np.array([70, 7])).uniform(4, 6)
