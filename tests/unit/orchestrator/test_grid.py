@@ -202,6 +202,12 @@ class TestComponents:
         assert "is not a setting of a run" in error(f"exclude: [{{{path}: 1}}]\n")
 
 
+def test_a_label_shows_no_path_and_what_a_component_must_be_given() -> None:
+    text = "base: {data.name: image_folder}\ngrid:\n  data.profile:\n"
+    lists = "".join(f"    - {{name: list_file, label: D{n}, path: lists/D{n}.txt}}\n" for n in (1, 2))
+    assert titles(text + lists) == ["data.profile=list_file label=D1", "data.profile=list_file label=D2"]
+
+
 class TestExtends:
     def test_later_files_win_and_this_file_wins_over_all(self) -> None:
         (cell,) = cells(
