@@ -1,7 +1,8 @@
 """Data sets, the subsets that runs train on, and batches of them.
 
-``load`` reads a data set, ``training_subset`` selects the images of a run, ``TrainLoader`` and ``eval_batches`` deliver
-batches, ``dataset_record`` says what was used. Whatever the user can mend is a :class:`DataProblem`.
+``load`` reads the data set of a run, ``load_named`` any other; ``training_subset`` selects the images that are trained
+on, ``TrainLoader`` and ``eval_batches`` deliver batches, ``dataset_record`` says what was used and ``check_same_data``
+whether it still is. Whatever the user can mend is a :class:`DataProblem`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainers.config import Data
-from trainers.data import digits
 from trainers.data.images import ArrayImages, FileImages, ImageData, ImageSet
 from trainers.data.loader import TrainLoader, eval_batches
+from trainers.data.pool import select_pool
 from trainers.data.problem import DataProblem
-from trainers.data.record import dataset_record
+from trainers.data.record import check_same_data, dataset_record, write_dataset_record
+from trainers.data.sources import load_named
 from trainers.data.subset import GROUPS, Group, Subset, training_subset
 
 __all__ = [
@@ -26,30 +28,24 @@ __all__ = [
     "ImageSet",
     "Subset",
     "TrainLoader",
+    "check_same_data",
     "dataset_record",
     "eval_batches",
     "load",
+    "load_named",
     "training_subset",
+    "write_dataset_record",
 ]
 
 
 def load(data: Data, cache_dir: Path) -> ImageData:
-    """The data set that ``data`` names.
+    """The pool of a run: the data set that ``data`` names, without the classes and images that it leaves out.
 
     Args:
         cache_dir: where decoded images are kept for the next run; created if missing, shared by any number of runs.
 
     Raises:
-        DataProblem: the data set is missing, damaged or not laid out as documented.
+        DataProblem: the data set is missing, damaged or not laid out as documented, or has not what is asked for.
     """
-    match data.name:
-        case "digits":
-            return digits.load()
-        case "cifar10":
-            from trainers.data import cifar10
-
-            return cifar10.load(Path(data.root), cache_dir)
-        case "image_folder":
-            from trainers.data import image_folder
-
-            return image_folder.load(Path(data.root))
+    images = load_named(data.name, Path(data.root), cache_dir, unlabelled=data.unlabelled)
+    return select_pool(data, images)

@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -94,11 +95,11 @@ class Zip:
         self._visible: list[str] | None = None
 
     def folders(self, inside: str = "") -> list[str]:
-        below = (name[len(inside) :] for name in self._names() if name.startswith(inside))
+        below = (name[len(inside) :] for name in self._names(inside))
         return sorted({name.split("/", 1)[0] for name in below if "/" in name})
 
     def images(self, inside: str) -> list[str]:
-        return sorted(name for name in self._names() if name.startswith(inside) and _is_image(name))
+        return [name for name in self._names(inside) if _is_image(name)]
 
     def size(self, name: str) -> int:
         return self._file().getinfo(name).file_size
@@ -113,12 +114,16 @@ class Zip:
     def locate(self, name: str) -> str:
         return f"{self._path}:{name}" if name else str(self._path)
 
-    def _names(self) -> list[str]:
+    def _names(self, inside: str) -> list[str]:
+        """All names below a folder, sorted."""
         if self._visible is None:
-            self._visible = [
+            self._visible = sorted(
                 name for name in self._file().namelist() if not name.startswith(("__MACOSX/", ".")) and "/." not in name
-            ]
-        return self._visible
+            )
+        if not inside:
+            return self._visible
+        after = inside[:-1] + chr(ord("/") + 1)  # the first text that does not begin with the folder's name
+        return self._visible[bisect_left(self._visible, inside) : bisect_left(self._visible, after)]
 
     def _file(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():

@@ -8,8 +8,12 @@ class DataProblem(Exception):
 
     Attributes:
         message: one sentence: what is wrong, where, and what would be right.
+        option: dotted name of the option to point at, such as ``data.profile.size``.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, option: str = "data.root") -> None:
+        super().__init__(message, option)
+        self.message, self.option = message, option
+
+    def __str__(self) -> str:
+        return self.message

@@ -3,45 +3,87 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trainers.config import Data
-from trainers.data.images import ImageData
+from trainers.data.images import ImageData, Ints
+from trainers.data.problem import DataProblem
 from trainers.data.subset import Subset
+from trainers.rundir import RunDir, atomic
 
-#: Longer index lists are represented by their digest alone.
-_LONGEST_INDEX_LIST = 200_000
+#: Longer texts of index lists go into a file of their own, so that ``dataset.json`` stays quick to read.
+_LONGEST_IN_RECORD = 100_000
 
 
 def dataset_record(data: Data, images: ImageData, subset: Subset) -> dict[str, Any]:
     """Everything that is needed to tell whether two runs saw the same images, and to select them again.
 
-    ``digest`` (32 hex digits) covers the images and the selection; ``indices_digest`` the selection alone. ``indices``
-    is the ascending list of numbers of the training images as ranges, such as ``"0-4,7"``, or None if it is too long.
+    ``digest`` (32 hex digits) covers the images and the selection, ``indices_digest`` the selection alone and
+    ``class_counts_digest`` the histogram. ``indices`` and ``held_out`` are ascending lists of numbers in the whole data
+    set's training images, as ranges such as ``"0-4,7"``.
     """
+    class_counts = dict(zip(subset.class_names, subset.class_counts, strict=True))
     return {
         "name": data.name,
         "label": data.label,
-        "digest": hashlib.sha256(f"{images.digest} {subset.digest}".encode()).hexdigest()[:32],
+        "digest": _sha256(f"{images.digest} {subset.digest}"),
         "images_digest": images.digest,
         "profile": data.profile.model_dump(mode="json"),
         "class_order": data.class_order,
         "split_seed": data.split_seed,
         "num_train": len(subset),
         "num_test": len(images.test),
-        "class_counts": dict(zip(subset.class_names, subset.class_counts, strict=True)),
+        "class_counts": class_counts,
+        "class_counts_digest": _sha256(json.dumps(class_counts)),
         "groups": dict(zip(subset.class_names, subset.groups, strict=True)),
         "indices_digest": subset.digest,
-        "indices": _ranges(subset.indices) if len(subset) <= _LONGEST_INDEX_LIST else None,
+        "indices": _ranges(images.original_numbers(subset.indices)),
+        "held_out": _ranges(images.held_out),
     }
 
 
-def _ranges(indices: npt.NDArray[np.int64]) -> str:
+def write_dataset_record(run_dir: RunDir, record: Mapping[str, Any]) -> None:
+    """Write ``dataset.json``, and beside it the index list if that is long."""
+    written = dict(record)
+    if len(record["indices"]) > _LONGEST_IN_RECORD:
+        atomic.write_bytes(run_dir.indices_path, f"{record['indices']}\n".encode())
+        written |= {"indices": None, "indices_file": run_dir.indices_path.name}
+    atomic.write_json(run_dir.dataset_path, written)
+
+
+def check_same_data(run_dir: RunDir, record: Mapping[str, Any]) -> None:
+    """Refuse to go on with other images than the run has begun with. How they are grouped may differ.
+
+    Raises:
+        DataProblem: ``dataset.json`` has another digest, or is damaged.
+    """
+    try:
+        earlier = atomic.read_json(run_dir.dataset_path)
+    except ValueError as error:
+        raise DataProblem(str(error)) from error
+    if earlier is None or earlier["digest"] == record["digest"]:
+        return
+    what = "images" if earlier["images_digest"] != record["images_digest"] else "selection of training images"
+    raise DataProblem(
+        f"{run_dir.dataset_path}: the run began with another {what} (digest {earlier['digest']}, "
+        f"{earlier['num_train']} images; now {record['digest']}, {record['num_train']}); bring the former data back, "
+        "or remove the run's folder to begin again"
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _ranges(numbers: Ints) -> str:
     """An ascending list without repetitions as text: ``[0, 1, 2, 3, 4, 7]`` is ``"0-4,7"``."""
-    starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 2) != 1)
-    stops = np.append(starts[1:], len(indices)) - 1
-    pairs = zip(indices[starts].tolist(), indices[stops].tolist(), strict=True)
+    if not len(numbers):
+        return ""
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 2) != 1)
+    stops = np.append(starts[1:], len(numbers)) - 1
+    pairs = zip(numbers[starts].tolist(), numbers[stops].tolist(), strict=True)
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in pairs)

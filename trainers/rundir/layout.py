@@ -48,6 +48,11 @@ class RunDir:
         return self.path / "dataset.json"
 
     @property
+    def indices_path(self) -> Path:
+        """The index list, where it is too long for ``dataset.json``."""
+        return self.path / "indices.txt"
+
+    @property
     def result_path(self) -> Path:
         """Final metrics. It stands while a finished run is evaluated by further protocols, and is then replaced."""
         return self.path / "result.json"

@@ -18,7 +18,7 @@ from PIL import Image
 from trainers import data
 from trainers.config import Data
 from trainers.data import ArrayImages, DataProblem, FileImages, ImageData, cache
-from trainers.data.cifar10 import CLASS_NAMES
+from trainers.data.cifar import CIFAR10_CLASSES as CLASS_NAMES
 
 
 def write_classes(root: Path, *, train: int = 3, test: int = 2, size: int = 32, test_folder: str = "test") -> Path:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from trainers import data
-from trainers.config import Data, long_tailed_counts
+from trainers.config import Data
 from trainers.data import ArrayImages, DataProblem, ImageData, digits, training_subset
+from trainers.data.profiles import long_tailed_counts
 from trainers.data.record import dataset_record
 
 CIFAR_COUNTS = {
@@ -164,7 +165,7 @@ def test_the_images_of_digits_runs_never_change(
         (
             {"name": "long_tailed", "imbalance": 100},
             "data.profile leaves class 'class2' of the pool without a training image (its smallest class has 12); "
-            "lower data.profile.imbalance",
+            "lower data.profile.imbalance (now 100)",
         ),
         (
             {"name": "balanced", "size": 2},
