@@ -31,13 +31,17 @@ def crop_boxes(view: View, stream: Stream, heights: int | Ints, widths: int | In
             squashes them.
 
     Returns:
-        (B, 4): top, left, height, width, in the image as it is after ``view.squash``.
+        (B, 4): top, left, height, width, in the image as it is after ``view.squash``; with ``view.padding``, part of
+        the box may lie outside, where the image counts as black.
     """
     count = len(stream.keys)
     if view.squash is not None:
         heights = widths = view.squash
     heights = np.broadcast_to(np.asarray(heights, np.int64), count)
     widths = np.broadcast_to(np.asarray(widths, np.int64), count)
+    if view.padding is not None:
+        corners = np.floor(stream.uniform(draws.POSITION, 2) * (2 * view.padding + 1)).astype(np.int64) - view.padding
+        return np.concatenate([corners, np.stack([heights, widths], axis=1)], axis=1)
     box_heights, box_widths = _fallback_sizes(view, heights, widths)
     low, high = math.log(view.crop_ratio[0]), math.log(view.crop_ratio[1])
     drawn = np.zeros(count, np.bool_)
@@ -118,7 +122,7 @@ def _whole(old_size: int, new_size: int, device: torch.device) -> Tensor:
 def _interpolation(
     start: Tensor, length: Tensor, mirror: Tensor, old_size: int, new_size: int, kind: Interpolation
 ) -> Tensor:
-    """Antialiased interpolation along one axis, as PIL does it: (B, new_size, old_size), rows sum to 1.
+    """Antialiased interpolation along one axis, as PIL does it: (B, new_size, old_size), rows sum to 1, or to 0 outside.
 
     The filter is widened by the factor of reduction, centred on the new pixel, cut off at the edges of the box and
     normalised. Mirroring costs nothing here: it counts the new pixels from the other end.
@@ -136,7 +140,8 @@ def _interpolation(
     distance = (old / reach - (start + new * scale) / reach).abs_()
     weights = distance.neg_().add_(1.0).clamp_(min=0.0) if kind == "bilinear" else _cubic(distance)
     weights.mul_(((old > start) & (old < start + length)).float())
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+    # A pixel that lies wholly outside the image has no weights, and is black.
+    return weights.div_(weights.sum(dim=2, keepdim=True).clamp_(min=torch.finfo(weights.dtype).tiny))
 
 
 def _cubic(distance: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class View:
     Attributes:
         squash: side in pixels of the square that images are resized to, whatever their shape, before the crop; None
             crops the image as it is.
+        padding: crops are as large as the image and come from the image with a black border of so many pixels, in
+            place of crops by area and ratio; None for these.
         crop_area: smallest and largest share of the image's area that a crop covers.
         crop_ratio: smallest and largest width over height of a crop.
         interpolation: of the resized crop; both antialiased. Bicubic values are clipped to [0, 1].
@@ -38,6 +40,7 @@ class View:
     """
 
     squash: int | None = None
+    padding: int | None = None
     crop_area: tuple[float, float]
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -131,3 +134,6 @@ def sdssl_batch_views() -> tuple[View, View]:
 
 #: What supervised training and linear probes see while they train: crop and flip (He et al. 2016).
 CROP_AND_FLIP = View(crop_area=(0.08, 1.0))
+
+#: The same on images of 32 pixels (He et al. 2016, section 4.2; the probes of SDCLR).
+PAD_AND_FLIP = View(padding=4, crop_area=(1.0, 1.0))
