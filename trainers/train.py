@@ -26,6 +26,7 @@ from trainers.assessment import Assessor
 from trainers.backbones import VisionTransformer
 from trainers.checkpoint import Checkpoints, write_encoder
 from trainers.config import SCHEMA_VERSION, RunConfig
+from trainers.config.advice import long_queue
 from trainers.data import DataProblem, ImageData, Subset, TrainLoader, dataset_record, load, training_subset
 from trainers.distributed import rank, world_size
 from trainers.failure import ConfigProblem
@@ -167,15 +168,9 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
 
 
 def _warn_of_long_queue(training: Training) -> None:
-    """A queue that holds most of the data set holds old keys of the very images that it is compared with."""
-    queue_size, num_images = getattr(training.config.method, "queue_size", 0), len(training.assessor.subset)
-    if 2 * queue_size > num_images:
-        logger.warning(
-            "method.queue_size=%d is more than half of the %d training images: keys of the same image are among its "
-            "negatives; a smaller queue means what the method means",
-            queue_size,
-            num_images,
-        )
+    """Says what ``sweep plan`` can only say of data sets whose sizes are known without reading them."""
+    for sentence in long_queue(getattr(training.config.method, "queue_size", 0), len(training.assessor.subset)):
+        logger.warning(sentence)
 
 
 def read_spec(run_dir: RunDir) -> Spec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from orchestrator.ledger import RunRow, Wanted
 from orchestrator.state import RunState, count_states
 from orchestrator.submission import Submission, check, check_data, submit
 from orchestrator.workspace import find_workspace, trial_workspace
+from trainers.config.advice import advice
 
 #: More rows than this are of no use to a reader; `--all` and `--json` print them.
 _MAX_PLAN_ROWS = 60
@@ -68,12 +70,14 @@ def plan_file(
         measured,
     )
     rows = [(cell.run_id, cell.axes, str(states.get(cell.run_id, RunState.PLANNED))) for cell in cells]
+    advised = Counter(sentence for cell in cells for sentence in advice(cell.config))
     if as_json:
         display.print_json(
             {
                 "experiment": experiment.name,
                 "runs": [{"run_id": run_id, "axes": dict(axes), "state": state} for run_id, axes, state in rows],
                 "forecast": asdict(outlook),
+                "advice": [{"text": sentence, "runs": count} for sentence, count in advised.items()],
             }
         )
         return
@@ -84,6 +88,8 @@ def plan_file(
         console.print(f"… and {len(rows) - len(shown)} more (--all prints them)", style="dim")
     for count in experiment.expansion.excluded:
         console.print(f"exclude {count.text} removed {count.cells} runs", style="dim")
+    for sentence, num_runs in advised.items():
+        console.print(f"{sentence} ({num_runs} of {len(rows)} runs)", style="yellow", soft_wrap=True)
     console.print(f"\n{experiment.name}: {len(rows)} runs, {len(rows) - len(to_do)} done, {len(to_do)} to do")
     if outlook.known_runs:
         unknown = f"; {outlook.unknown_runs} runs are like none measured yet" if outlook.unknown_runs else ""

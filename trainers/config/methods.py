@@ -386,6 +386,13 @@ class Supervised(BatchOptions):
     def views(self) -> tuple[View, ...]:
         return (views.CROP_AND_FLIP,)
 
+    def inconsistencies(self, config: RunConfig) -> Iterator[Inconsistent]:
+        if config.data.unlabelled:
+            yield Inconsistent(
+                "data.unlabelled", "unlabelled=true trains on images without labels, and method supervised needs them"
+            )
+        yield from super().inconsistencies(config)
+
 
 class Random(MethodOptions):
     """An untrained encoder: the papers' lower row. ``train`` plays no part but for its place in the run id."""
