@@ -18,3 +18,11 @@ class Batch(NamedTuple):
 
     views: tuple[Tensor, ...]
     labels: Tensor
+
+    def parts(self, count: int) -> list[Batch]:
+        """As ``count`` equal batches, in order.
+
+        The first part of every rank together is the first part of the global batch, and so on.
+        """
+        views = zip(*(view.chunk(count) for view in self.views), strict=True)
+        return [Batch(part, labels) for part, labels in zip(views, self.labels.chunk(count), strict=True)]

@@ -8,14 +8,18 @@ it is made of, so that it is not written again; whatever comes after it is done 
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from trainers.batch import Batch
 from trainers.checkpoint import write_encoder
 from trainers.distributed import rank
 from trainers.means import Sums
+from trainers.methods.base import Progress
 from trainers.optimizers import set_learning_rate
 from trainers.rng import derive
 from trainers.rundir import Phase
@@ -33,7 +37,7 @@ class StoppedEvaluating(Stopped):
 
 
 class Diverged(Exception):
-    """The loss, or something else that the method logs, is not finite."""
+    """The loss, something else that the method logs, or a weight is not finite."""
 
 
 def fit(training: Training) -> None:
@@ -68,17 +72,31 @@ def train_step(training: Training, batch: Batch) -> None:
     if training.config.runtime.channels_last:
         views = tuple(view.contiguous(memory_format=torch.channels_last) for view in batch.views)
         batch = Batch(views, batch.labels)
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        loss, logs = training.model(batch, progress)
-    loss.backward()
+    for number, part in enumerate(batch.parts(config.accumulation)):
+        is_last = number == config.accumulation - 1
+        with nullcontext() if is_last else _without_averaging(training.model):
+            accumulate_gradients(training, part, replace(progress, part=number))
     if config.clip_gradient_norm is not None:
         nn.utils.clip_grad_norm_(training.method.parameters(), config.clip_gradient_norm)
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     training.method.after_step(progress)
-    training.means.add({"loss": loss, **logs}, images=len(batch.labels))
     training.speed.add(config.batch_size)
     training.step += 1
+
+
+def accumulate_gradients(training: Training, part: Batch, progress: Progress) -> None:
+    """Forward and backward pass of one part of the step's batch: adds its share of the batch's gradient."""
+    config = training.config.train
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        loss, logs = training.model(part, progress)
+    training.means.add({"loss": loss, **logs}, images=len(part.labels))
+    (loss / config.accumulation).backward()
+
+
+def _without_averaging(model: nn.Module) -> AbstractContextManager[None]:
+    """Backward passes inside keep gradients to this rank; the next one outside averages what has come together."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def cross_boundary(training: Training) -> None:
@@ -128,8 +146,13 @@ def write_line(training: Training) -> None:
 
 
 def save(training: Training) -> None:
-    """Write a checkpoint of this step. A state that came from a loss that is not finite is never saved."""
+    """Write a checkpoint of this step.
+
+    A state that came from a loss that is not finite is never saved, nor one whose next loss could not be finite.
+    """
     sums = _finite(training, training.means.gather())
+    if not all(parameter.isfinite().all() for parameter in training.method.parameters()):
+        raise _diverged(training, f"after step {training.step}: a weight is not finite")
     metrics_offset = training.journal.sync()
     if rank() == 0:
         training.checkpoints.save(
@@ -175,8 +198,11 @@ def _finite(training: Training, sums: Sums) -> Sums:
         return sums
     means = sums.means()
     named = ", ".join(f"{name}={value}" for name, value in means.items() if not torch.tensor(value).isfinite())
-    raise Diverged(
-        f"the training diverged before step {training.step}: {named}; "
-        f"lower train.learning_rate={training.config.train.learning_rate:g} or clip gradients "
-        "(train.clip_gradient_norm)"
+    raise _diverged(training, f"before step {training.step}: {named}")
+
+
+def _diverged(training: Training, what: str) -> Diverged:
+    return Diverged(
+        f"the training diverged {what}; lower train.learning_rate={training.config.train.learning_rate:g} "
+        "or clip gradients (train.clip_gradient_norm)"
     )

@@ -53,9 +53,12 @@ class TrainLoader:
     def __init__(
         self, data: ImageData, subset: Subset, config: RunConfig, *, rank: int, world_size: int, device: torch.device
     ) -> None:
-        batch_size = config.train.batch_size
-        if batch_size % world_size:
-            raise ValueError(f"train.batch_size={batch_size} cannot be divided equally by {world_size} processes")
+        batch_size, parts = config.train.batch_size, config.train.accumulation
+        if batch_size % (parts * world_size):
+            divided = "" if parts == 1 else f" in train.accumulation={parts} parts"
+            raise ValueError(
+                f"train.batch_size={batch_size}{divided} cannot be divided equally by {world_size} processes"
+            )
         if batch_size > len(subset):
             raise DataProblem(
                 f"train.batch_size={batch_size} is larger than the {len(subset)} training images that data.profile "
@@ -66,7 +69,7 @@ class TrainLoader:
         self._rank, self._world_size, self._device = rank, world_size, device
         self._labels = data.train.labels
         recipe = _Recipe(method_views(config), config.seed, config.data.side, data.mean, data.std, device)
-        self._views = _view_source(data.train, recipe, config.runtime.workers)
+        self._views = _view_source(data.train, recipe, config.runtime.workers, keep_on_device=True)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``first_step`` on, without computing those before.
@@ -128,7 +131,7 @@ def view_batches(
     ]
     own_requests = requests[rank::world_size]
     recipe = _Recipe((view,), seed, size, mean, std, device)
-    with closing(_view_source(images, recipe, workers)) as source:
+    with closing(_view_source(images, recipe, workers, keep_on_device=False)) as source:
         for request, (pixels,) in zip(own_requests, source.of(own_requests), strict=True):
             yield pixels, _on_device(images.labels[request.indices], device)
 
@@ -212,17 +215,23 @@ class _ViewSource(Protocol):
         """End what works in the background."""
 
 
-def _view_source(images: ImageSet, recipe: _Recipe, workers: int) -> _ViewSource:
-    return _ArrayViews(images, recipe) if isinstance(images, ArrayImages) else _FileViews(images, recipe, workers)
+def _view_source(images: ImageSet, recipe: _Recipe, workers: int, *, keep_on_device: bool) -> _ViewSource:
+    if isinstance(images, ArrayImages):
+        return _ArrayViews(images, recipe, keep_on_device)
+    return _FileViews(images, recipe, workers)
 
 
 class _ArrayViews:
-    """Views of decoded images. Workers would only copy, so there are none."""
+    """Views of decoded images. Workers would only copy, so there are none.
 
-    def __init__(self, images: ArrayImages, recipe: _Recipe) -> None:
+    Args:
+        keep_on_device: copy the images to a GPU once and for all, if there are not too many.
+    """
+
+    def __init__(self, images: ArrayImages, recipe: _Recipe, keep_on_device: bool) -> None:
         self._images, self._recipe = images, recipe
         self._resident = None
-        if recipe.device.type == "cuda" and images.pixels.nbytes <= _RESIDENT_BYTES:
+        if keep_on_device and recipe.device.type == "cuda" and images.pixels.nbytes <= _RESIDENT_BYTES:
             self._resident = torch.from_numpy(np.array(images.pixels)).to(recipe.device)
 
     def of(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, ...]]:

@@ -10,13 +10,16 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from trainers import data, rng
+from trainers import augment, data, rng
+from trainers.batch import Batch
 from trainers.config import RunConfig
+from trainers.config.views import CROP_AND_FLIP
 from trainers.data import (
     ArrayImages,
     DataProblem,
@@ -26,9 +29,10 @@ from trainers.data import (
     eval_batches,
     training_subset,
 )
+from trainers.data.images import ImageSet
+from trainers.data.loader import view_batches
 
 CPU = torch.device("cpu")
-Views = tuple[Tensor, Tensor]
 
 
 def run(batch_size: int = 16, **sections: object) -> RunConfig:
@@ -48,18 +52,38 @@ def loader(config: RunConfig, images: ImageData | None = None, *, rank: int = 0,
     return TrainLoader(images, subset, config, rank=rank, world_size=world_size, device=CPU)
 
 
-def assert_same(ours: list[Views], theirs: list[Views]) -> None:
+def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
     assert len(ours) == len(theirs) > 0
     for one, other in zip(ours, theirs, strict=True):
-        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+        assert len(one.views) == len(other.views)
+        assert all(torch.equal(a, b) for a, b in zip(one.views, other.views, strict=True))
+        assert torch.equal(one.labels, other.labels)
 
 
 def test_an_epoch_is_all_whole_batches() -> None:
     batches = loader(run(16))
     assert batches.steps_per_epoch == 6
-    views = list(batches.epoch(0))
-    assert len(views) == 6
-    assert all(view.shape == (16, 3, 8, 8) for pair in views for view in pair)
+    epoch = list(batches.epoch(0))
+    assert len(epoch) == 6
+    assert all([view.shape for view in batch.views] == [(16, 3, 8, 8)] * 2 for batch in epoch)
+    assert all(batch.labels.shape == (16,) and batch.labels.dtype == torch.int64 for batch in epoch)
+
+
+def test_a_method_of_one_view_gets_one() -> None:
+    config = run(method={"name": "supervised"})
+    ((first, *others), _), *_ = loader(config).epoch(0)
+    assert first.shape == (16, 3, 8, 8) and not others
+
+
+def test_labels_are_those_of_the_images() -> None:
+    """Each image is its label's shade of gray."""
+    labels = np.arange(50) % 7
+    pixels = np.broadcast_to((labels * 30).astype(np.uint8)[:, None, None, None], (50, 3, 8, 8)).copy()
+    train = ArrayImages(pixels, labels)
+    images = ImageData("digits", "shades", "0" * 32, tuple("abcdefg"), train, train, (0.0,) * 3, (1.0,) * 3)
+    config = run(16, data={"profile": {"name": "balanced"}}, method={"name": "supervised"})
+    for batch in loader(config, images).epoch(0):
+        assert torch.equal((batch.views[0][:, 0, 0, 0] * 255 / 30).round().long(), batch.labels)
 
 
 def test_an_epoch_visits_each_image_at_most_once_and_epochs_differ() -> None:
@@ -72,8 +96,8 @@ def test_an_epoch_visits_each_image_at_most_once_and_epochs_differ() -> None:
     config = run(16, augment=plain, data={"profile": {"name": "balanced"}}, seed=3)
 
     def visited(epoch: int) -> list[int]:
-        views = [first[:, 0, 0, 0] for first, _ in loader(config, images).epoch(epoch)]
-        return [round(float(value) * 255 / 5) for value in torch.cat(views)]
+        first_views = [batch.views[0][:, 0, 0, 0] for batch in loader(config, images).epoch(epoch)]
+        return [round(float(value) * 255 / 5) for value in torch.cat(first_views)]
 
     assert visited(0) == rng.epoch_permutation(3, 0, 50)[:48].tolist()
     assert len(set(visited(0))) == 48
@@ -87,25 +111,50 @@ def test_an_epoch_can_begin_at_any_step() -> None:
     assert list(loader(run()).epoch(2, 6)) == []
 
 
+ONE_DRAW = {
+    "method": {"name": "sdssl", "augmentation": "per_batch"},
+    "backbone": {"name": "vit_tiny"},
+    "augment": {"jitter_probability": 0.0},  # rounding may bring single pixels to the other side of a threshold
+}
+
+
+@pytest.mark.parametrize("sections", [{}, ONE_DRAW], ids=["a draw for each image", "one draw for the batch"])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_the_global_batch_does_not_depend_on_the_number_of_processes(world_size: int) -> None:
-    whole = list(loader(run()).epoch(1))
-    shares = [list(loader(run(), rank=rank, world_size=world_size).epoch(1)) for rank in range(world_size)]
-    for step, (first, second) in enumerate(whole):
+def test_the_global_batch_does_not_depend_on_the_number_of_processes(
+    world_size: int, sections: dict[str, object]
+) -> None:
+    config = run(**sections)  # type: ignore[arg-type]
+    whole = list(loader(config).epoch(1))
+    shares = [list(loader(config, rank=rank, world_size=world_size).epoch(1)) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
         for rank in range(world_size):
-            torch.testing.assert_close(shares[rank][step][0], first[rank::world_size], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(shares[rank][step][1], second[rank::world_size], atol=1e-5, rtol=1e-5)
+            share = shares[rank][step]
+            for part, view in zip(share.views, batch.views, strict=True):
+                torch.testing.assert_close(part, view[rank::world_size], atol=1e-5, rtol=1e-5)
+            assert torch.equal(share.labels, batch.labels[rank::world_size])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_parts_of_the_shares_are_parts_of_the_global_batch(world_size: int) -> None:
+    (whole, *_), share = loader(run()).epoch(0), []
+    for rank in range(world_size):
+        share.append(next(iter(loader(run(), rank=rank, world_size=world_size).epoch(0))).parts(4))
+    for number, part in enumerate(whole.parts(4)):
+        together = torch.stack([parts[number].views[0] for parts in share], dim=1).flatten(0, 1)
+        torch.testing.assert_close(together, part.views[0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(part.views[0], whole.views[0][4 * number : 4 * number + 4])
+        assert torch.equal(part.labels, whole.labels[4 * number : 4 * number + 4])
 
 
 def test_run_seeds_share_the_subset_but_not_the_views() -> None:
-    (first, _), *_ = loader(run(seed=0)).epoch(0)
-    (other, _), *_ = loader(run(seed=1)).epoch(0)
-    assert not torch.equal(first, other)
+    first, *_ = loader(run(seed=0)).epoch(0)
+    other, *_ = loader(run(seed=1)).epoch(0)
+    assert not torch.equal(first.views[0], other.views[0])
 
 
 def test_views_have_the_size_and_scale_asked_for() -> None:
     config = run(data={"image_size": 16, "profile": {"name": "balanced"}})
-    first = torch.cat([first for first, _ in loader(config).epoch(0)])
+    first = torch.cat([batch.views[0] for batch in loader(config).epoch(0)])
     assert first.shape[2:] == (16, 16)
     assert abs(first.mean()) < 0.4 and 0.5 < first.std() < 1.3
 
@@ -118,6 +167,9 @@ def test_a_batch_larger_than_the_subset_is_refused() -> None:
 def test_processes_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.batch_size=16 cannot be divided equally by 3 processes"):
         loader(run(16), world_size=3)
+    accumulating = run(16, train={"batch_size": 16, "accumulation": 4})
+    with pytest.raises(ValueError, match=r"16 in train\.accumulation=4 parts cannot be divided equally by 8 processes"):
+        loader(accumulating, world_size=8)
 
 
 # --- files
@@ -160,7 +212,7 @@ def test_files_are_cropped_and_coloured_as_arrays_are(tmp_path: Path) -> None:
     train = ArrayImages(pixels, files.train.labels)
     arrays = ImageData("image_folder", "", "", files.class_names, train, train, files.mean, files.std)
     for ours, theirs in zip(loader(config, files).epoch(0), loader(config, arrays).epoch(0), strict=True):
-        for one, other in zip(ours, theirs, strict=True):
+        for one, other in zip(ours.views, theirs.views, strict=True):
             difference = (one - other).abs()
             assert difference.mean() < 0.02 and difference.max() < 0.5
 
@@ -232,6 +284,55 @@ def test_no_worker_outlives_its_loader(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+# --- batches of a probe
+
+
+def probe_batches(images: ImageSet, indices: npt.NDArray[np.int64], **changes: object) -> list[tuple[Tensor, Tensor]]:
+    arguments: dict[str, object] = {
+        "epoch": 0, "seed": 5, "batch_size": 8, "size": 8, "device": CPU, "mean": (0.0,) * 3, "std": (1.0,) * 3
+    }  # fmt: skip
+    return list(view_batches(images, indices, CROP_AND_FLIP, **{**arguments, **changes}))  # type: ignore[arg-type]
+
+
+def test_a_probe_visits_its_images_once_each_with_their_labels() -> None:
+    shades = np.arange(40, dtype=np.uint8)
+    images = ArrayImages(np.broadcast_to(shades[:, None, None, None], (40, 3, 8, 8)).copy(), shades + 100)
+    indices = np.arange(3, 31)
+
+    def labels(**changes: object) -> list[int]:
+        batches = probe_batches(images, indices, **changes)
+        for pixels, batch_labels in batches:
+            assert torch.equal((pixels[:, 0, 0, 0] * 255).round().long() + 100, batch_labels)
+        return torch.cat([batch_labels for _, batch_labels in batches]).tolist()
+
+    assert [len(pixels) for pixels, _ in probe_batches(images, indices)] == [8, 8, 8, 4]
+    assert sorted(labels()) == (indices + 100).tolist()
+    assert labels() == labels() != labels(epoch=1) != labels(seed=6)
+    assert [len(pixels) for pixels, _ in probe_batches(images, indices, drop_last=True)] == [8, 8, 8]
+
+
+def test_a_probe_sees_the_views_asked_for() -> None:
+    images = digits.load().train
+    indices = np.arange(20)
+    order = rng.epoch_permutation(5, 2, 20)[:8]
+    (stream,) = augment.view_streams((CROP_AND_FLIP,), seed=5, epoch=2, step=0, indices=order)
+    assert isinstance(images, ArrayImages)
+    pixels = torch.from_numpy(images.pixels[order])
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    (expected,) = augment.draw_views(pixels, (CROP_AND_FLIP,), (stream,), size=12, mean=mean, std=std)
+    (first, _), *_ = probe_batches(images, indices, epoch=2, size=12, mean=mean, std=std)
+    assert torch.equal(first, expected)
+
+
+def test_a_probes_workers_change_no_bit_and_end_with_its_epoch(tmp_path: Path) -> None:
+    images, indices = folder_data(image_folder(tmp_path)).train, np.arange(20)
+    alone, together = probe_batches(images, indices), probe_batches(images, indices, workers=2)
+    assert len(alone) == 3
+    for (pixels, labels), (others, other_labels) in zip(alone, together, strict=True):
+        assert torch.equal(pixels, others) and torch.equal(labels, other_labels)
+    assert not multiprocessing.active_children()
+
+
 # --- evaluation
 
 
@@ -281,5 +382,5 @@ def test_the_subset_is_trained_on_and_nothing_else() -> None:
     pixels[subset.indices] = 255
     train = ArrayImages(pixels, images.train.labels)
     marked = ImageData("digits", "", "", images.class_names, train, train, (0.0,) * 3, (1.0,) * 3)
-    ((first, second),) = TrainLoader(marked, subset, config, rank=0, world_size=1, device=CPU).epoch(0)
+    (((first, second), _),) = TrainLoader(marked, subset, config, rank=0, world_size=1, device=CPU).epoch(0)
     assert min(first.min(), second.min()) > 0.999
