@@ -122,7 +122,7 @@ def _whole(old_size: int, new_size: int, device: torch.device) -> Tensor:
 def _interpolation(
     start: Tensor, length: Tensor, mirror: Tensor, old_size: int, new_size: int, kind: Interpolation
 ) -> Tensor:
-    """Antialiased interpolation along one axis, as PIL does it: (B, new_size, old_size), rows sum to 1, or to 0 outside.
+    """Antialiased interpolation along one axis, as PIL does it: (B, new_size, old_size). Rows sum to 1, outside to 0.
 
     The filter is widened by the factor of reduction, centred on the new pixel, cut off at the edges of the box and
     normalised. Mirroring costs nothing here: it counts the new pixels from the other end.
