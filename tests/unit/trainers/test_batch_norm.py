@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.batch_norm import GroupBatchNorm, SyncBatchNorm, average_running_statistics
+from trainers.batch_norm import GroupBatchNorm, SyncBatchNorm, average_running_statistics, norm_over
 
 
 def randomised(norm: nn.Module) -> nn.Module:
@@ -84,7 +84,7 @@ def test_autocast_keeps_statistics_in_float32() -> None:
 
 @pytest.mark.parametrize("batch", [6, 2])
 def test_a_batch_that_makes_no_whole_groups_is_refused_with_its_numbers(batch: int) -> None:
-    with pytest.raises(ValueError, match=rf"train.batch_size={batch}, method.bn_group_size=4.* 1 processes"):
+    with pytest.raises(ValueError, match=rf"method.bn_group_size=4 of .* = {batch}\) cannot be dealt to 1 processes"):
         GroupBatchNorm(3, group_size=4)(torch.randn(batch, 3))
 
 
@@ -102,3 +102,19 @@ def test_with_one_process_synchronised_is_plain_and_averaging_does_nothing() -> 
     before = synchronised.running_mean.clone()
     average_running_statistics(synchronised)
     assert torch.equal(before, synchronised.running_mean)
+
+
+def test_a_network_gets_groups_or_the_whole_batch() -> None:
+    grouped = norm_over(4, local_batch=8)(6)
+    assert isinstance(grouped, GroupBatchNorm)
+    assert (grouped.num_features, grouped.group_size) == (6, 4)
+    assert isinstance(norm_over(None, local_batch=7)(6), SyncBatchNorm)
+    with pytest.raises(ValueError, match="bn_group_size=3"):
+        norm_over(3, local_batch=8)
+
+
+def test_without_scale_and_offset_the_output_is_normalised() -> None:
+    torch.manual_seed(0)
+    out = SyncBatchNorm(6, affine=False)(5 * torch.randn(64, 6) + 3)
+    torch.testing.assert_close(out.mean(0), torch.zeros(6), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.std(0, correction=0), torch.ones(6), rtol=0, atol=1e-4)

@@ -85,3 +85,17 @@ def test_queue_goes_into_a_checkpoint_with_its_pointer() -> None:
 def test_a_batch_that_does_not_divide_the_queue_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="6 rows cannot take batches of 4"):
         KeyQueue(2, 6).enqueue(torch.ones(4, 2))
+
+
+def test_staged_keys_enter_together_in_their_order() -> None:
+    queue = KeyQueue(2, 6)
+    before = queue.rows.clone()
+    batches = [F.normalize(torch.randn(2, 2), dim=1) for _ in range(3)]
+    queue.stage(batches[0], batches[1])
+    queue.stage(batches[2])
+    assert torch.equal(queue.rows, before)
+    queue.enqueue_staged()
+    assert torch.equal(queue.rows, torch.cat(batches))
+    queue.enqueue_staged()  # nothing is left to enter
+    assert torch.equal(queue.rows, torch.cat(batches))
+    assert queue.pointer.item() == 0
