@@ -27,7 +27,17 @@ from trainers.backbones import VisionTransformer
 from trainers.checkpoint import Checkpoints, write_encoder
 from trainers.config import SCHEMA_VERSION, RunConfig
 from trainers.config.advice import long_queue
-from trainers.data import DataProblem, ImageData, Subset, TrainLoader, dataset_record, load, training_subset
+from trainers.data import (
+    DataProblem,
+    ImageData,
+    Subset,
+    TrainLoader,
+    check_same_data,
+    dataset_record,
+    load,
+    training_subset,
+    write_dataset_record,
+)
 from trainers.distributed import rank, world_size
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile
@@ -160,7 +170,7 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
         _warn_of_long_queue(training)
         earlier = run_dir.read_result()
         resume(training, earlier)
-        if spec.config.evaluate.untrained and training.untrained is None:
+        if spec.config.evaluate.untrained and training.untrained is None and training.method.is_trained:
             journal.enter(Phase.EVALUATING)
             training.untrained = training.assessor.assess(training.method, only_first=True)
         fit(training)
@@ -239,7 +249,7 @@ def build(run_dir: RunDir, spec: Spec, journal: Journal, attempt: int, stop_requ
     assert parts is not None
     images, subset, loader, method = parts
     if rank() == 0:
-        atomic.write_json(run_dir.dataset_path, dataset_record(config.data, images, subset))
+        write_dataset_record(run_dir, dataset_record(config.data, images, subset))
     model: torch.nn.Module = method
     if world_size() > 1:
         device_ids = [device] if device.type == "cuda" else None
@@ -292,6 +302,7 @@ def _load_and_build(
     if not config.normalises_images:
         images = replace(images, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     subset = training_subset(config.data, images)
+    check_same_data(run_dir, dataset_record(config.data, images, subset))
     try:
         loader = TrainLoader(images, subset, config, rank=rank(), world_size=world_size(), device=device)
         method = build_method(config, len(images.class_names))
@@ -356,12 +367,18 @@ def resume(training: Training, earlier: Result | None) -> None:
         logger.info("going on from step %d of %d", step, training.total_steps)
 
 
-def finish(training: Training) -> None:
-    """Evaluate the trained encoders and write what remains of the run: the encoder, and last of all the result."""
+def finish(training: Training, earlier: Result | None) -> None:
+    """Evaluate the trained encoders and write what remains of the run: the encoder, and last of all the result.
+
+    Args:
+        earlier: of a run that is only to be evaluated by further protocols; the new result holds what it holds, too.
+    """
+    asked = training.config.evaluate.protocols()
+    known = {} if earlier is None else earlier.protocols
     training.journal.enter(Phase.EVALUATING)
-    assessment = training.assessor.assess(training.method)
+    assessment = training.assessor.assess(training.method, skip={key for key in asked if asked[key] == known.get(key)})
     training.journal.write(training.step, training.progress.epoch, assessment.metrics)
-    training.journal.sync()
+    metrics_offset = training.journal.sync()
     if rank() != 0:
         return
     network, encoder = next(iter(training.method.encoders().items()))
@@ -380,10 +397,13 @@ def finish(training: Training) -> None:
         epochs=training.config.train.epochs,
         metrics=_final_metrics(training.run_dir),
         untrained=training.untrained.metrics if training.untrained is not None else {},
-        per_class=assessment.per_class,
+        per_class=({} if earlier is None else earlier.per_class) | assessment.per_class,
         class_counts=dict(zip(subset.class_names, subset.class_counts, strict=True)),
         groups=dict(zip(subset.class_names, subset.groups, strict=True)),
         dataset={key: dataset[key] for key in ("name", "label", "digest", "num_train", "num_test")},
+        protocols={**known, **asked},
+        warnings=tuple(dict.fromkeys((() if earlier is None else earlier.warnings) + assessment.warnings)),
+        metrics_offset=metrics_offset,
         finished=time.time(),
     )
     atomic.write_json(training.run_dir.result_path, result.to_json())
