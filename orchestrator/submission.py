@@ -5,11 +5,12 @@ Everything that can be known to be wrong is said before anything is written; aft
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,14 @@ from orchestrator.ledger import JobRow, NewRun
 from orchestrator.spec import RunSpec, provenance
 from orchestrator.state import RunState
 from orchestrator.workspace import Workspace
+from trainers.config import Balanced, Data, Full, ListFile, LongTailed, RunConfig
 from trainers.rundir import RunDir
 
 #: Exit code of the check of data sets when one of them cannot be trained on.
 _DATA_PROBLEM = 2
+
+#: Images of the rarest digit in the pool: a profile with this imbalance leaves every class an image.
+_DIGITS_IN_SMALLEST_CLASS = 124
 
 
 @dataclass(frozen=True)
@@ -64,18 +69,19 @@ def check_data(experiment: Experiment, workspace: Workspace) -> None:
         InputError: an image is damaged, a class has too few images, or the layout is not one of those documented.
         EnvironmentProblem: the check itself could not be carried out.
     """
-    first_cells: dict[str, Cell] = {}
+    asked: dict[str, tuple[Cell, int]] = {}
     for cell in experiment.cells():
-        data = cell.config.data
-        if data.name != "digits" or data.profile.size is not None:  # the digits come with the installation
-            first_cells.setdefault(data.model_dump_json(), cell)
-    if not first_cells:
+        for number, data in enumerate(_data_sets(cell.config)):
+            if not _always_works(data):
+                asked.setdefault(data.model_dump_json(), (cell, number))
+    if not asked:
         return
-    cells = list(first_cells.values())
-    sections = [RunSpec.of(cell.config, {}, Path.cwd()).config.data.model_dump(mode="json") for cell in cells]
+    cells = list(asked.values())
+    folder = Path.cwd()
+    sections = [_data_sets(RunSpec.of(cell.config, {}, folder).config)[number] for cell, number in cells]
     answer = subprocess.run(
         [sys.executable, "-m", "trainers.data", str(workspace.cache_dir)],
-        input=json.dumps(sections),
+        input=json.dumps([section.model_dump(mode="json") for section in sections]),
         capture_output=True,
         text=True,
         check=False,
@@ -86,11 +92,30 @@ def check_data(experiment: Experiment, workspace: Workspace) -> None:
         last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
         raise EnvironmentProblem(f"the data sets could not be checked: {last}")
     found = json.loads(answer.stdout)
-    cell = cells[found["number"]]
-    key, value = ("data.root", cell.config.data.root)
-    if cell.config.data.name == "digits":
-        key, value = ("data.profile.size", cell.config.data.profile.size)
-    raise InputError(f"{experiment.position_of(key, value)}: {found['problem']}")
+    cell, number = cells[found["number"]]
+    if number:
+        raise InputError(f"{experiment.position_of('evaluate.transfer', None)}: {found['problem']}")
+    value = functools.reduce(
+        lambda section, name: getattr(section, name, None), found["option"].split("."), cell.config
+    )
+    raise InputError(f"{experiment.position_of(found['option'], value)}: {found['problem']}")
+
+
+def _data_sets(config: RunConfig) -> list[Data]:
+    """What a run reads: its own data set first, then those that it is evaluated on, whole."""
+    transfers = (Data(name=other.name, root=other.root, profile=Full()) for other in config.evaluate.transfer)
+    return [config.data, *transfers]
+
+
+def _always_works(data: Data) -> bool:
+    """Whether this selection from the digits, which come with the installation, needs no check (it costs seconds)."""
+    whole = data.name == "digits" and not data.holdout_per_class and data.class_list is None
+    match data.profile:
+        case Full() | Balanced(size=None, match_imbalance=None, match=None):
+            return whole
+        case LongTailed(imbalance=imbalance, size=None) | Balanced(size=None, match_imbalance=float(imbalance)):
+            return whole and imbalance <= _DIGITS_IN_SMALLEST_CLASS
+    return False
 
 
 def submit(experiment: Experiment, controller: Controller) -> Submission:
@@ -141,17 +166,31 @@ def _check_backend(experiment: Experiment, cells: Iterable[Cell], backend: Backe
 
 
 def _check_data_exists(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    first_cells: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.config.data.name != "digits":
-            first_cells.setdefault(cell.config.data.root, cell)
-    for root, cell in first_cells.items():
-        if not Path(root).expanduser().exists():
+    for key, path, needed_for in dict.fromkeys(needed for cell in cells for needed in _needed_paths(cell.config)):
+        place = Path(path).expanduser()
+        if not place.exists():
+            option = key.replace("evaluate.transfer", "evaluate.transfer.root")
             raise InputError(
-                f"{experiment.position_of('data.root', root)}: data.root={root} does not exist "
-                f"(looked for {Path(root).expanduser().absolute()}); "
-                f"data set {cell.config.data.name} must be there before a run can start"
+                f"{experiment.position_of(key, path)}: {option}={path} does not exist (looked for {place.absolute()}); "
+                f"{needed_for} must be there before a run can start"
             )
+
+
+def _needed_paths(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """Option, path, and what must be there, for each file or folder that a run reads."""
+    data = config.data
+    if data.name != "digits":
+        yield "data.root", data.root, f"data set {data.name}"
+    if data.class_list is not None:
+        yield "data.class_list", data.class_list, "the list of classes"
+    match data.profile:
+        case ListFile(path=path):
+            yield "data.profile.path", path, "the list of images"
+        case Balanced(match=ListFile(path=path)):
+            yield "data.profile.match.path", path, "the list of images"
+    for other in config.evaluate.transfer:
+        if other.name != "digits":
+            yield "evaluate.transfer", other.root, f"data set {other.name}"
 
 
 def _recognise(controller: Controller, name: str, cells: Iterable[Cell]) -> int:

@@ -48,6 +48,7 @@ def run_artifacts(run: RunView) -> list[Artifact]:
     wanted = [
         _artifact(run_dir.spec_path),
         _artifact(run_dir.dataset_path),
+        _artifact(run_dir.indices_path),
         _artifact(run_dir.result_path),
     ]
     if not run.state.is_active:

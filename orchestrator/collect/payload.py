@@ -270,7 +270,8 @@ def parent_status(counts: Mapping[RunState, int]) -> str:
 def dataset_input(record: Mapping[str, Any], root: str) -> DatasetInput:
     """A run's dataset from ``dataset.json``: who it is in name and digest, the class histogram in its profile."""
     name = " ".join(str(part) for part in (record["name"], record.get("label")) if part)
-    profile = {key: value for key, value in record.items() if key != "indices" and not _is_long_list(value)}
+    lists = ("indices", "held_out")
+    profile = {key: value for key, value in record.items() if key not in lists and not _is_long_list(value)}
     return DatasetInput(
         name=name,
         digest=str(record["digest"])[:_MAX_DIGEST],

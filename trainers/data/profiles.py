@@ -150,10 +150,10 @@ def long_tailed_counts(num_max: int, num_classes: int, imbalance: float) -> list
 def pareto_counts(num_max: int, num_classes: int, alpha: float, num_min: int) -> list[int]:
     """Images per class, most frequent first: quantiles of a Pareto distribution (Liu et al. 2019), truncated.
 
-    The quantiles of the shares (i + 1/2) / C, counted from the largest, less the smallest value that the distribution
-    has, scaled to ``num_max``, and ``num_min`` at least.
+    The quantiles of the shares (i + 1) / (C + 1), counted from the largest, less the smallest value that the
+    distribution has, scaled to ``num_max``, and ``num_min`` at least.
     """
-    quantiles = [((i + 0.5) / num_classes) ** (-1 / alpha) - 1 for i in range(num_classes)]
+    quantiles = [((i + 1) / (num_classes + 1)) ** (-1 / alpha) - 1 for i in range(num_classes)]
     return [max(num_min, math.floor(num_max * quantile / quantiles[0] + 1e-9)) for quantile in quantiles]
 
 
