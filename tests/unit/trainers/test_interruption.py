@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import torch
+from torch import Tensor
 
+from tests import tiny_methods
+from trainers.config import methods as method_options
 from trainers.journal import Journal, StatusFile
 from trainers.loop import Diverged, Stopped, StoppedEvaluating
 from trainers.rundir import Phase, RunDir, StopReason
 from trainers.train import carry_out
 
-METHODS: dict[str, dict[str, Any]] = {
-    "moco_v2": {"runtime.log_every_steps": 2},
-    "isd": {"method": {"name": "isd", "queue_size": 64, "bn_group_size": 8}, "runtime.log_every_steps": 4},
-    "sdssl": {
-        "method": {
-            "name": "sdssl",
-            "projection_dim": 16,
-            "hidden_dim": 32,
-            "intermediate_hidden_dim": 32,
-            "predictor_hidden_dim": 32,
-        },
-        "backbone": {"name": "vit_tiny", "depth": 2, "width": 16, "heads": 2},
-        "train.optimizer": {"name": "adamw"},
-        "train.learning_rate": 0.001,
-        "train.clip_gradient_norm": 1.0,
-    },
+
+def tiny(method: str, **changes: Any) -> dict[str, Any]:
+    """A tiny method (a name of ``tests.tiny_methods``) for one epoch of six steps."""
+    config = tiny_methods.run_config(method)
+    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("method", "backbone")}
+    return {**sections, "train.batch_size": 16, "train.epochs": 1, "runtime.log_every_steps": 4, **changes}
+
+
+ADAMW = {"train.optimizer": {"name": "adamw"}, "train.learning_rate": 0.001, "train.clip_gradient_norm": 1.0}
+SIMCLRS_LARS = {"name": "lars", "trust_coefficient": 0.02, "learning_rate_in_momentum": True}
+
+#: Every method, with the optimizers and the ways to take a step dealt out among them.
+RUNS: dict[str, dict[str, Any]] = {
+    "moco_v2, evaluated in between": {"runtime.log_every_steps": 2},
+    "moco_v1": tiny("moco_v1"),
+    "moco_v2, symmetric": tiny("moco_v2_symmetric", **{"train.precision": "bf16"}),
+    "moco_v2 in parts": tiny("moco_v2", **{"train.accumulation": 2, "runtime.channels_last": True}),
+    "moco_v3": tiny("moco_v3", **ADAMW),
+    "isd": tiny("isd"),
+    "isd, two temperatures": tiny("isd_plus", **{"train.optimizer": {"name": "lars"}}),
+    "simclr": tiny("simclr", **{"train.optimizer": SIMCLRS_LARS, "train.learning_rate": 1.0}),
+    "byol": tiny("byol", **{"train.optimizer": {"name": "lars"}, "train.accumulation": 2}),
+    "byol_asym": tiny("byol_asym"),
+    "sdssl on moco_v3": tiny("sdssl_moco_v3", **ADAMW),
+    "sdssl on byol": tiny("sdssl_byol", **ADAMW),
+    "sdssl on simclr": tiny("sdssl_simclr", **ADAMW),
+    "sdssl in the code of 2021": tiny("sdssl_moco_v3", **{**ADAMW, "method.augmentation": "per_batch"}),
+    "supervised": tiny("supervised"),
 }
 
 MakeRun = Callable[..., RunDir]
@@ -85,9 +101,38 @@ def never(_phase: Phase) -> bool:
     return False
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_stopping_at_every_step_changes_nothing(make_run: MakeRun, numbers_of: Numbers, method: str) -> None:
-    undisturbed, stopped = make_run("undisturbed", METHODS[method]), make_run("stopped", METHODS[method])
+def final_state(run_dir: RunDir) -> dict[str, Any]:
+    """Weights, queue, running statistics, optimizer, sums: everything in the last checkpoint."""
+    state: dict[str, Any] = torch.load(run_dir.checkpoint_dirs()[0] / "state.pt", weights_only=True)
+    return state
+
+
+def leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """The numbers and tensors inside, tensors as their type and bytes, by the way that leads there."""
+    if isinstance(value, Tensor):
+        return {name: (value.dtype, tuple(value.shape), value.contiguous().view(-1).numpy().tobytes())}
+    if isinstance(value, dict):
+        value = list(value.items())
+    elif not isinstance(value, (list, tuple)):
+        return {name: value}
+    else:
+        value = list(enumerate(value))
+    return {key: leaf for place, inner in value for key, leaf in leaves(inner, f"{name}.{place}").items()}
+
+
+def test_every_method_is_among_the_runs() -> None:
+    names = {changes.get("method", {"name": "moco_v2"})["name"] for changes in RUNS.values()}
+    bases = {changes["method"]["base"] for changes in RUNS.values() if changes.get("method", {}).get("base")}
+    all_methods = {cls.model_fields["name"].default for cls in get_args(get_args(method_options.Method)[0])}
+    assert names == all_methods - {"random"}
+    assert bases == {"moco_v3", "byol", "simclr"}
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
+def test_stopping_at_every_step_changes_nothing(
+    make_run: MakeRun, numbers_of: Numbers, changes: dict[str, Any]
+) -> None:
+    undisturbed, stopped = make_run("undisturbed", changes), make_run("stopped", changes)
     attempt(undisturbed, 1, never)
 
     # The first boundary is the one that the attempt starts at, so each attempt stops one step further on.
@@ -96,6 +141,17 @@ def test_stopping_at_every_step_changes_nothing(make_run: MakeRun, numbers_of: N
             attempt(stopped, number + 1, at_boundary(min(number, 1)))
         assert stopped.checkpoint_dirs()[0].name == f"step_{number}"
     attempt(stopped, 8, never)
+
+    assert numbers_of(stopped) == numbers_of(undisturbed)
+    assert leaves(final_state(stopped)) == leaves(final_state(undisturbed))
+
+
+def test_an_untrained_encoder_has_one_boundary(make_run: MakeRun, numbers_of: Numbers) -> None:
+    undisturbed, stopped = (make_run(name, {"method": {"name": "random"}}) for name in ("undisturbed", "stopped"))
+    attempt(undisturbed, 1, never)
+    with pytest.raises(Stopped, match="after step 0"):
+        attempt(stopped, 1, at_boundary(0))
+    attempt(stopped, 2, never)
 
     assert numbers_of(stopped) == numbers_of(undisturbed)
 
@@ -177,8 +233,9 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert damaged.metrics_path.read_bytes().startswith(seen)
 
 
-def test_a_diverging_run_stops_without_a_checkpoint_of_it(make_run: MakeRun) -> None:
-    changes = {"train.learning_rate": 1e30, "runtime.checkpoint_every_s": 0, "runtime.log_every_steps": 3}
+@pytest.mark.parametrize("how", [{}, {"train.accumulation": 2}, {"train.precision": "bf16"}], ids=str)
+def test_a_diverging_run_stops_without_a_checkpoint_of_it(make_run: MakeRun, how: dict[str, Any]) -> None:
+    changes = {"train.learning_rate": 1e30, "runtime.checkpoint_every_s": 0, "runtime.log_every_steps": 3, **how}
     run_dir = make_run("diverging", changes)
 
     with pytest.raises(Diverged, match=r"diverged before step 2: loss=nan; lower train.learning_rate=1e\+30"):
@@ -187,6 +244,16 @@ def test_a_diverging_run_stops_without_a_checkpoint_of_it(make_run: MakeRun) -> 
     assert run_dir.read_result() is None
     assert [folder.name for folder in run_dir.checkpoint_dirs()] == ["step_1", "step_0"]
     assert run_dir.read_metrics() == []
+
+
+def test_a_run_that_diverges_in_its_last_step_has_no_result(make_run: MakeRun) -> None:
+    changes = {"train.batch_size": 64, "train.epochs": 1, "train.learning_rate": 1e300}
+    run_dir = make_run("diverging", changes)
+
+    with pytest.raises(Diverged, match=r"diverged after step 1: a weight is not finite; lower train.learning_rate="):
+        attempt(run_dir, 1, never)
+
+    assert run_dir.read_result() is None and run_dir.checkpoint_dirs() == []
 
 
 def test_status_tells_where_the_run_is(make_run: MakeRun) -> None:
