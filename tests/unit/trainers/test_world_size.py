@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +14,18 @@ import torch
 
 SCENARIO = Path(__file__).with_name("world_size_scenario.py")
 Results = dict[str, Any]
+
+
+def _load_scenario() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("world_size_scenario", SCENARIO)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+scenario = _load_scenario()
+METHODS = [name for name in scenario.METHODS if name != "simclr_local"]
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +42,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, list[Res
         )
         for rank in range(2)
     ]
-    spec = importlib.util.spec_from_file_location("world_size_scenario", SCENARIO)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     threads = torch.get_num_threads()
-    alone = module.scenario()
+    alone = scenario.scenario()
     torch.set_num_threads(threads)
     for process in ranks:
         _, errors = process.communicate(timeout=120)
@@ -42,16 +51,40 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, list[Res
     return alone, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["moco", "isd", "sdssl"])
-def test_training_does_not_depend_on_the_number_of_processes(name: str, results: tuple[Results, list[Results]]) -> None:
-    alone, ranks = results
-    keys = [key for key in alone if key.startswith(f"{name}/")]
+def assert_same_training(name: str, found: Results, expected: Results, *, steps: slice = slice(None)) -> None:
+    """Losses and other logs of these steps, weights, queue and statistics at the end: all in float64, to 1e-5."""
+    keys = [key for key in expected if key.startswith((f"{name}/log/", f"{name}/state/"))]
     assert f"{name}/log/loss" in keys
     for key in keys:
-        for rank in ranks:
-            torch.testing.assert_close(
-                rank[key], alone[key], rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
-            )
+        right = expected[key][steps] if "/log/" in key else expected[key]
+        torch.testing.assert_close(found[key], right, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_does_not_depend_on_the_number_of_processes(name: str, results: tuple[Results, list[Results]]) -> None:
+    alone, ranks = results
+    for rank in ranks:
+        assert_same_training(name, rank, alone)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_process_goes_on_where_two_have_stopped(name: str, results: tuple[Results, list[Results]]) -> None:
+    alone, (rank, _) = results
+    resumed = scenario.train(name, rank[f"{name}/halfway"])
+    half = len(alone[f"{name}/log/loss"]) // 2
+    assert_same_training(name, resumed, alone, steps=slice(half, None))
+
+
+def test_a_gather_that_keeps_the_local_gradient_is_another_method(results: tuple[Results, list[Results]]) -> None:
+    """What SDSSL's code and some ports of SimCLR compute: with two processes, half of the candidates' gradient."""
+    alone, (rank, _) = results
+    torch.testing.assert_close(alone["gather/local_gradient"], alone["gather/gradient"])
+    difference = (rank["gather/local_gradient"] - alone["gather/gradient"]).norm() / alone["gather/gradient"].norm()
+    assert 0.05 < difference < 0.5
+    ours, theirs = alone["simclr_local/log/loss"], rank["simclr_local/log/loss"]
+    torch.testing.assert_close(theirs[0], ours[0])
+    assert (theirs[1:] - ours[1:]).abs().max() > 1e-3
+    torch.testing.assert_close(ours, alone["simclr/log/loss"])
 
 
 def test_ranks_end_with_the_same_bits(results: tuple[Results, list[Results]]) -> None:
@@ -85,7 +118,8 @@ def test_what_cannot_be_divided_is_refused_with_its_numbers(results: tuple[Resul
     alone, ranks = results
     assert alone["refusals"] == []
     for rank in ranks:
-        groups, batch = rank["refusals"]
-        assert "train.batch_size=16, method.bn_group_size=16" in groups
+        groups, batch, part = rank["refusals"]
+        assert "method.bn_group_size=16 of train.batch_size / train.accumulation = 16" in groups
         assert "2 processes" in groups
         assert "train.batch_size=17 cannot be divided evenly among 2 processes" in batch
+        assert "train.batch_size=18 in train.accumulation=2 parts cannot be divided evenly" in part
