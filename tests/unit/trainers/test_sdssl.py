@@ -1,20 +1,102 @@
-"""SDSSL against the terms of its loss as the equations have them, and what a step does around it."""
+"""SDSSL on its three bases: its losses against the terms of the equations, and what a step does around them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from tests.tiny_methods import VIT, batch, build, run_config, take_steps
+from tests.tiny_sdssl import BASES, WITH_TEACHER, double_batch, sdssl, terms_of_simclr, terms_with_teacher
 from trainers import config as options
-from trainers.batch import Batch
-from trainers.methods import build_method
-from trainers.methods.base import Progress
-from trainers.methods.sdssl import SDSSL, scale_gradient
+from trainers.batch_norm import SyncBatchNorm
+from trainers.heads import Encoder, StackedMLP, mlp
+from trainers.methods.base import Method, Progress
+from trainers.methods.sdssl import SDBYOL, SDSSL, SDSimCLR, SDSSLWithTeacher, scale_gradient
+
+DEPTH, STEPS = VIT.depth, 10
+
+
+def gradients(loss: Tensor, method: nn.Module) -> dict[str, Tensor]:
+    """Of every trained parameter; 0 where the loss does not depend on it."""
+    trained = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
+    found = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+    return {n: torch.zeros_like(trained[n]) if g is None else g for n, g in zip(trained, found, strict=True)}
+
+
+def assert_all_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+# --- the losses -------------------------------------------------------------------------------------------------------
+
+
+def ramp(step: int) -> float:
+    return 0.5 * 0.8 * (1 - math.cos(math.pi * step / STEPS))
+
+
+WITH_TEACHER_FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("moco_v3", {}),
+    ("moco_v3", {"predictor_weight": 0.3}),
+    ("moco_v3", {"predictor_weight": 0.0}),
+    ("moco_v3", {"last_norm": "intermediate"}),
+    ("moco_v3", {"last_norm": "none"}),
+    ("moco_v3", {"layer_norm": "per_layer"}),
+    ("byol", {}),
+    ("byol", {"last_norm": "all"}),
+    ("byol", {"predictor_weight": 0.3}),
+]
+
+
+@pytest.mark.parametrize("step", [0, 5, 7])
+@pytest.mark.parametrize(("base", "changes"), WITH_TEACHER_FORMS)
+def test_loss_is_its_three_terms(base: str, changes: dict[str, Any], step: int) -> None:
+    method = sdssl(base, **changes)
+    assert isinstance(method, SDSSLWithTeacher)
+    terms = terms_with_teacher(method, double_batch())
+    weight = changes.get("predictor_weight", 1.0)
+    expected = terms["out"] + ramp(step) * terms["mid"] + weight * DEPTH * terms["det"]
+    loss, logs = method(double_batch(), Progress(step, STEPS, 5))
+    # The value has what the predictors' gradients are those of: every term, whatever reaches the encoder.
+    torch.testing.assert_close(loss, expected)
+    for name in ("out", "mid", "det"):
+        torch.testing.assert_close(logs[f"loss_{name}"], terms[name].detach())
+    assert_all_close(gradients(loss, method), gradients(expected, method))
+
+
+@pytest.mark.parametrize("step", [0, 5, 7])
+@pytest.mark.parametrize("changes", [{}, {"intermediate_contrast": "crossed"}, {"last_norm": "none"}])
+def test_loss_on_simclr_is_its_two_terms(changes: dict[str, Any], step: int) -> None:
+    method = sdssl("simclr", **changes)
+    assert isinstance(method, SDSimCLR)
+    terms = terms_of_simclr(method, double_batch(), crossed="intermediate_contrast" in changes)
+    expected = terms["out"] + ramp(step) * terms["mid"]
+    loss, logs = method(double_batch(), Progress(step, STEPS, 5))
+    torch.testing.assert_close(loss, expected)
+    for name in ("out", "mid"):
+        torch.testing.assert_close(logs[f"loss_{name}"], terms[name].detach())
+    assert_all_close(gradients(loss, method), gradients(expected, method))
+
+
+def test_first_step_of_the_authors_byol_averages_all_blocks() -> None:
+    method = sdssl("byol", average_first_step=True)
+    assert isinstance(method, SDBYOL)
+    terms = terms_with_teacher(method, double_batch())
+    average = (terms["out"] + (DEPTH - 1) * terms["mid"]) / DEPTH + DEPTH * terms["det"]
+    first, _ = method(double_batch(), Progress(0, STEPS, 5))
+    torch.testing.assert_close(first, average)
+    assert_all_close(gradients(first, method), gradients(average, method))
+    second, _ = method(double_batch(), Progress(1, STEPS, 5))
+    torch.testing.assert_close(second, terms["out"] + ramp(1) * terms["mid"] + DEPTH * terms["det"])
 
 
 def test_scaled_gradient_leaves_the_value() -> None:
@@ -26,121 +108,240 @@ def test_scaled_gradient_leaves_the_value() -> None:
     torch.testing.assert_close(x.grad, factor.expand(3, 2, 2))
 
 
-def head(stack: nn.Module, s: int, x: Tensor) -> Tensor:
-    """Head ``s`` of a stack of MoCo v3 heads, in training mode, from its definition."""
-    last = len(stack.linears) - 1
-    for level, (linear, norm) in enumerate(zip(stack.linears, stack.norms, strict=True)):
-        x = x @ linear.weight[s]
-        x = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
-        if level < last:
-            width = x.shape[1]
-            x = F.relu(x * norm.weight.view(-1, width)[s] + norm.bias.view(-1, width)[s])
-    return x
+# --- what reaches whom -----------------------------------------------------------------------------------------------
 
 
-def sdssl_oracle(method: SDSSL, first: Tensor, second: Tensor, ratio: float) -> dict[str, Tensor]:
-    """The three terms of methods.md as they stand there, with two passes through every predictor."""
-    depth, temperature = method.backbone.depth, method.temperature
-
-    def c(prediction: Tensor, target: Tensor) -> Tensor:
-        logits = F.normalize(prediction, dim=1) @ F.normalize(target, dim=1).T / temperature
-        return 2 * temperature * F.cross_entropy(logits, torch.arange(len(target)))
-
-    out = mid = det = torch.zeros((), dtype=torch.float64)
-    for own, other in ((first, second), (second, first)):
-        with torch.no_grad():
-            target = head(method.teacher_projector, 0, method.teacher_backbone(other))
-        for layer, features in enumerate(method.backbone.forward_layers(own)):
-            is_last = layer == depth - 1
-            projector = (method.projector, 0) if is_last else (method.intermediate_projectors, layer)
-            z = head(*projector, features)
-            term = c(head(method.predictors, layer, z), target)
-            out, mid = (out + term, mid) if is_last else (out, mid + term / (depth - 1))
-            det = det + c(head(method.predictors, layer, z.detach()), target) / depth
-    return {"out": out, "mid": mid, "det": det, "loss": out + ratio * mid + depth * det}
+@pytest.mark.parametrize("base", BASES)
+def test_ratio_grows_from_nothing_along_half_a_cosine(base: str) -> None:
+    method = sdssl(base)
+    ratios = [method(double_batch(), Progress(step, STEPS, 5))[1]["ratio"].item() for step in (0, 5, 9)]
+    assert ratios == pytest.approx([0.0, 0.4, ramp(9)])
 
 
-def sdssl(ratio: float = 0.8) -> SDSSL:
-    method = build_method(run_config(options.SDSSL(**SMALL_HEADS, ratio=ratio))).double()
-    assert isinstance(method, SDSSL)
-    for parameter in method.parameters():
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return method
+@pytest.mark.parametrize("base", WITH_TEACHER)
+@pytest.mark.parametrize("step", [0, 5])
+def test_predictors_own_loss_reaches_neither_encoder_nor_projectors(base: str, step: int) -> None:
+    images = double_batch()
+    with_it, without = sdssl(base), sdssl(base, predictor_weight=0.0)
+    ours = gradients(with_it(images, Progress(step, STEPS, 5))[0], with_it)
+    theirs = gradients(without(images, Progress(step, STEPS, 5))[0], without)
+    for name, gradient in ours.items():
+        if name.startswith("predictors."):
+            assert not torch.allclose(gradient, theirs[name]), name
+        else:
+            torch.testing.assert_close(gradient, theirs[name], rtol=1e-9, atol=1e-12)
+    first = ours["predictors.linears.0.weight"]
+    assert all(block.abs().max() > 1e-6 for block in first), "every predictor learns, also at ratio 0"
 
 
-@pytest.mark.parametrize("step", [0, 5, 7])
-def test_sdssl_is_its_three_terms(step: int) -> None:
-    torch.manual_seed(0)
-    method = sdssl(ratio=0.8)
-    first, second = (view.double() for view in views())
-    ratio = 0.5 * 0.8 * (1 - math.cos(math.pi * step / 10))
-    expected = sdssl_oracle(method, first, second, ratio)
-    loss, logs = method(first, second, Progress(step, 10, 5))
-    torch.testing.assert_close(loss, expected["loss"])
-    for name in ("out", "mid", "det"):
-        torch.testing.assert_close(logs[f"loss_{name}"], expected[name].detach())
-    assert logs["ratio"].item() == pytest.approx(ratio)
-    trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    gradients = torch.autograd.grad(loss, list(trained.values()))
-    right = torch.autograd.grad(expected["loss"], list(trained.values()))
-    for name, gradient, expected_gradient in zip(trained, gradients, right, strict=True):
-        torch.testing.assert_close(gradient, expected_gradient, msg=lambda text, name=name: f"{name}: {text}")
+@pytest.mark.parametrize("base", BASES)
+def test_blocks_before_the_last_get_nothing_in_the_first_step(base: str) -> None:
+    method = sdssl(base)
+    found = gradients(method(double_batch(), Progress(0, STEPS, 5))[0], method)
+    for name, gradient in found.items():
+        if name.startswith("intermediate_projectors."):
+            assert not gradient.any(), name
 
 
-def test_sdssl_starts_with_the_encoder_gradient_of_moco_v3() -> None:
-    torch.manual_seed(0)
-    method = sdssl()
-    first, second = (view.double() for view in views())
-    encoder = [p for p in method.backbone.parameters() if p.requires_grad]
-    loss, _ = method(first, second, Progress(0, 10, 5))
-    gradients = torch.autograd.grad(loss, encoder, retain_graph=True)
-    baseline = torch.autograd.grad(sdssl_oracle(method, first, second, 0.0)["out"], encoder, allow_unused=True)
-    for gradient, expected in zip(gradients, baseline, strict=True):
-        torch.testing.assert_close(gradient, torch.zeros_like(gradient) if expected is None else expected)
-    intermediate = torch.autograd.grad(loss, list(method.intermediate_projectors.parameters()))
-    assert not any(gradient.any() for gradient in intermediate)
+def baseline(method: SDSSL, base: str) -> Method:
+    """The method that SDSSL is built on, with its networks' weights and heads of the same form."""
+    tiny = {"projection_dim": 6, "hidden_dim": 10}
+    if base == "simclr":
+        plain: Any = build(options.SimCLR(**tiny, temperature=0.2, directions="mean"), VIT)
+    else:
+        kind = options.MoCoV3 if base == "moco_v3" else options.BYOL
+        plain = build(kind(**tiny, predictor_hidden_dim=12, teacher_update="after_step"), VIT)
+        assert isinstance(method, SDSSLWithTeacher)
+        plain.teacher = Encoder(method.teacher_backbone, one_head(method.teacher_projector, 0))
+        plain.predictor = one_head(method.predictors, DEPTH - 1)
+    plain.student = Encoder(method.backbone, one_head(method.projector, 0))
+    assert isinstance(plain, Method)
+    return plain.double()
 
 
-def test_sdssl_predictors_learn_without_the_encoder() -> None:
-    """L_det: at ratio 0 the predictors of the blocks before the last still have their own gradient."""
-    torch.manual_seed(0)
-    method = sdssl()
-    first, second = (view.double() for view in views())
-    loss, _ = method(first, second, Progress(0, 10, 5))
-    (gradient,) = torch.autograd.grad(loss, [method.predictors.linears[0].weight])
-    assert all(layer.abs().max() > 1e-6 for layer in gradient)
+def one_head(stack: StackedMLP, s: int) -> nn.Sequential:
+    """Head ``s`` of a stack as the baselines have their heads, with the same values in parameters of its own."""
+    widths = [stack.linears[0].weight.shape[1], *(linear.weight.shape[2] for linear in stack.linears)]
+    norm = SyncBatchNorm(widths[-1], affine=False) if isinstance(stack.norms[-1], SyncBatchNorm) else None
+    alone = mlp(widths, SyncBatchNorm, hidden_bias=False, last_bias=False, last_norm=norm).double()
+    linears = [module for module in alone if isinstance(module, nn.Linear)]
+    for ours, theirs in zip(linears, stack.linears, strict=True):
+        ours.weight.data.copy_(theirs.weight[s].T)
+    for ours, theirs in zip([m for m in alone if isinstance(m, SyncBatchNorm)], stack.norms, strict=False):
+        if ours.affine:
+            ours.weight.data.copy_(theirs.weight.view(-1, ours.num_features)[s])
+            ours.bias.data.copy_(theirs.bias.view(-1, ours.num_features)[s])
+    return alone
 
 
-def test_sdssl_heads_have_the_papers_shapes() -> None:
-    method = build_method(run_config(options.SDSSL(), options.ViTTiny()))
-    assert isinstance(method, SDSSL)
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("changes", [{}, {"ratio": 0.0}])
+def test_at_ratio_0_encoder_and_projector_learn_as_in_the_baseline(base: str, changes: dict[str, float]) -> None:
+    method = sdssl(base, **changes)
+    step = 5 if changes else 0
+    plain = baseline(method, base)
+    loss, logs = method(double_batch(), Progress(step, STEPS, 5))
+    plain_loss, _ = plain(double_batch(), Progress(step, STEPS, 5))
+    torch.testing.assert_close(logs["loss_out"], plain_loss.detach())
+    ours, theirs = gradients(loss, method), gradients(plain_loss, plain)
+    for name, _ in method.backbone.named_parameters():
+        if f"backbone.{name}" in ours:
+            torch.testing.assert_close(ours[f"backbone.{name}"], theirs[f"student.backbone.{name}"])
+    projector = [gradient for name, gradient in ours.items() if name.startswith("projector.linears")]
+    linears = [
+        gradient for name, gradient in theirs.items() if name.startswith("student.projector") and gradient.dim() > 1
+    ]
+    for ours_, theirs_ in zip(projector, linears, strict=True):
+        torch.testing.assert_close(ours_[0], theirs_.T)
+    if base != "simclr":  # the last block's predictor is in L_out and in L_det
+        torch.testing.assert_close(ours["predictors.linears.0.weight"][-1], 2 * theirs["predictor.0.weight"].T)
 
-    def shapes(stack: nn.Module) -> list[tuple[int, ...]]:
-        return [tuple(linear.weight.shape) for linear in stack.linears]
 
-    assert shapes(method.intermediate_projectors) == [(11, 192, 2048), (11, 2048, 2048), (11, 2048, 256)]
-    assert shapes(method.projector) == [(1, 192, 4096), (1, 4096, 4096), (1, 4096, 256)]
-    assert shapes(method.predictors) == [(12, 256, 4096), (12, 4096, 256)]
-    assert shapes(method.teacher_projector) == shapes(method.projector)
+# --- the teacher -----------------------------------------------------------------------------------------------------
 
 
-def test_sdssl_teacher_moves_after_the_step_with_that_steps_momentum() -> None:
-    method = build_method(run_config(options.SDSSL(**SMALL_HEADS, momentum=0.9)))
-    assert isinstance(method, SDSSL)
+def values(network: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("base", WITH_TEACHER)
+@pytest.mark.parametrize(
+    ("changes", "momentum"),
+    [
+        ({}, 0.95),
+        ({"momentum_end": None}, 0.9),
+        ({"momentum_end": 0.8}, 0.85),
+        ({"teacher_update": "before_keys"}, 0.95),
+    ],
+)
+def test_teacher_moves_once_a_step_and_when_it_should(base: str, changes: dict[str, Any], momentum: float) -> None:
+    method = sdssl(base, momentum=0.9, **changes)
+    assert isinstance(method, SDSSLWithTeacher)
     pairs = [(method.backbone, method.teacher_backbone), (method.projector, method.teacher_projector)]
-    before = [[p.clone() for p in teacher.parameters()] for _, teacher in pairs]
-    for student, _ in pairs:
-        for parameter in student.parameters():
-            parameter.data.add_(1.0)
-    method(*views(), Progress(5, 10, 5))
-    for (_, teacher), old in zip(pairs, before, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), old, strict=True))
-    method.after_step(Progress(5, 10, 5))  # half-way: momentum 0.95
-    for (student, teacher), old in zip(pairs, before, strict=True):
-        for parameter, was, now in zip(teacher.parameters(), old, student.parameters(), strict=True):
-            torch.testing.assert_close(parameter, 0.95 * was + 0.05 * now)
+    before = [values(teacher) for _, teacher in pairs]
+    half_way = Progress(5, STEPS, 5)
+
+    def assert_moved(momentum: float) -> None:
+        for (student, teacher), old in zip(pairs, before, strict=True):
+            for now, was, new in zip(teacher.parameters(), old, student.parameters(), strict=True):
+                torch.testing.assert_close(now, momentum * was + (1 - momentum) * new)
+
+    early = momentum if "teacher_update" in changes else 1.0
+    terms = terms_with_teacher(method, double_batch())
+    _, logs = method(double_batch(), half_way)
+    assert_moved(early)
+    assert torch.allclose(logs["loss_out"], terms["out"]) == (early == 1.0), "targets are those of the moved teacher"
+    method(double_batch(), Progress(5, STEPS, 5, part=1))
+    assert_moved(early)
+    method.after_step(half_way)
+    assert_moved(momentum)
 
 
-def test_sdssl_needs_a_block_before_the_last() -> None:
-    with pytest.raises(ValueError, match=r"depth=1 leaves method sdssl no block"):
-        run_config(METHODS["sdssl"], VIT.model_copy(update={"depth": 1}))
+@pytest.mark.parametrize("base", WITH_TEACHER)
+def test_teacher_keeps_running_statistics_of_its_own(base: str) -> None:
+    method = build(f"sdssl_{base}")
+    take_steps(method, run_config(f"sdssl_{base}"), 2)
+    assert isinstance(method, SDSSLWithTeacher)
+    for ours, theirs in zip(method.projector.norms, method.teacher_projector.norms, strict=True):
+        if isinstance(ours, SyncBatchNorm):
+            assert theirs.running_mean.any()
+            assert not torch.equal(ours.running_mean, theirs.running_mean)
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def shapes(stack: StackedMLP) -> list[tuple[int, ...]]:
+    return [tuple(linear.weight.shape) for linear in stack.linears]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_heads_have_the_papers_shapes(base: str) -> None:
+    with torch.device("meta"):
+        method = build(options.SDSSL(base=base), options.ViTBase(patch_size=4))
+    assert isinstance(method, SDSSL)
+    assert shapes(method.intermediate_projectors) == [(11, 768, 2048), (11, 2048, 2048), (11, 2048, 256)]
+    assert shapes(method.projector) == [(1, 768, 4096), (1, 4096, 4096), (1, 4096, 256)]
+    parts = {name for name, _ in method.named_children()}
+    if base == "simclr":
+        assert parts == {"backbone", "intermediate_projectors", "projector"}
+    else:
+        assert isinstance(method, SDSSLWithTeacher)
+        assert shapes(method.predictors) == [(12, 256, 4096), (12, 4096, 256)]
+        assert shapes(method.teacher_projector) == shapes(method.projector)
+        assert "teacher_intermediate_projectors" not in parts
+
+
+@pytest.mark.parametrize(
+    ("base", "last_norm", "intermediate", "last"),
+    [
+        ("moco_v3", None, True, True),
+        ("byol", None, False, False),
+        ("simclr", None, True, True),
+        ("moco_v3", "intermediate", True, False),
+        ("byol", "all", True, True),
+        ("simclr", "none", False, False),
+    ],
+)
+def test_heads_end_in_a_norm_without_scale_where_asked(
+    base: str, last_norm: str | None, intermediate: bool, last: bool
+) -> None:
+    method = sdssl(base, **({} if last_norm is None else {"last_norm": last_norm}))
+    ends = {"intermediate_projectors": intermediate, "projector": last}
+    if base != "simclr":
+        ends |= {"predictors": last, "teacher_projector": last}
+    for name, has_norm in ends.items():
+        stack = method.get_submodule(name)
+        assert isinstance(stack, StackedMLP)
+        norm = stack.norms[-1]
+        assert isinstance(norm, SyncBatchNorm) == has_norm, name
+        assert not list(norm.parameters()), name
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_evaluated_networks_are_the_papers(base: str) -> None:
+    method = sdssl(base).eval()
+    images = double_batch().views[0]
+    encoders, embedders = method.encoders(), method.embedders()
+    assert list(encoders) == list(embedders) == (["student"] if base == "simclr" else ["teacher", "student"])
+    assert encoders["student"] is method.backbone
+    for name, embedder in embedders.items():
+        projector = method.get_submodule("teacher_projector" if name == "teacher" else "projector")
+        torch.testing.assert_close(embedder(images), projector(encoders[name](images)[None])[0])
+    assert len(method.state_dict()) == len(sdssl(base).state_dict()), "embedders are no part of the state"
+
+
+def test_simclrs_heads_see_both_views_together_and_the_others_one_at_a_time() -> None:
+    for base, sizes in (("simclr", [16]), ("moco_v3", [8, 8]), ("byol", [8, 8])):
+        method, seen = sdssl(base), []
+        method.projector.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].shape[1]))
+        method(double_batch(), Progress(0, STEPS, 5))
+        assert seen == sizes, base
+
+
+# --- within DistributedDataParallel ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradient_checkpointing_changes_no_bit_within_ddp(base: str, autocast: bool) -> None:
+    plain, checkpointed = (build(f"sdssl_{base}", VIT.model_copy(update={"layer_norm": "per_layer"})) for _ in range(2))
+    assert isinstance(checkpointed, SDSSL)
+    checkpointed.backbone.use_gradient_checkpointing()
+    model = DistributedDataParallel(checkpointed, forward_sync_buffers=False)
+    for step in (0, 5):
+        for network in (plain, model):
+            network.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                network(batch(seed=step), Progress(step, STEPS, 5))[0].backward()
+        for (name, ours), right in zip(checkpointed.named_parameters(), plain.parameters(), strict=True):
+            assert (ours.grad is None) == (right.grad is None) == (not ours.requires_grad), name
+            assert ours.grad is None or torch.equal(ours.grad, right.grad), name
