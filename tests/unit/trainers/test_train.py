@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from trainers.data import eval_batches
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile
 from trainers.loop import Stopped
 from trainers.rundir import Result, RunDir, atomic
-from trainers.train import carry_out, read_spec
+from trainers.train import build, carry_out, read_spec
 
 MakeRun = Callable[..., RunDir]
 
@@ -49,6 +50,26 @@ def test_a_spec_that_cannot_be_carried_out_is_named(
         read_spec(run_dir)
     assert str(run_dir.spec_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "normalised"),
+    [({}, True), ({"augment": {"normalise": False}}, False), ({"method": {"name": "simclr"}}, False)],
+    ids=["moco_v2", "moco_v2, told not to", "simclr"],
+)
+def test_images_are_normalised_in_training_and_evaluation_alike(
+    make_run: MakeRun, changes: dict[str, Any], normalised: bool
+) -> None:
+    """Black is 0, and well below it where images are normalised."""
+    run_dir = make_run("run", changes)
+    training = build(run_dir, read_spec(run_dir), Journal(None), 1, lambda: False)
+    batch = next(iter(training.loader.epoch(0)))
+    data = training.assessor.images
+    evaluated, _ = next(
+        eval_batches(data.test, None, batch_size=32, size=8, device=training.device, mean=data.mean, std=data.std)
+    )
+    for images in (*batch.views, evaluated):
+        assert images.min() < -0.5 if normalised else images.min() > -1e-5
 
 
 def test_waits_for_an_earlier_attempt_and_can_be_stopped_meanwhile(make_run: MakeRun) -> None:
