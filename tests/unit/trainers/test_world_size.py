@@ -52,12 +52,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, list[Res
 
 
 def assert_same_training(name: str, found: Results, expected: Results, *, steps: slice = slice(None)) -> None:
-    """Losses and other logs of these steps, weights, queue and statistics at the end: all in float64, to 1e-5."""
+    """Losses and other logs of these steps, weights, queue and statistics at the end: all in float64, to 1e-8."""
     keys = [key for key in expected if key.startswith((f"{name}/log/", f"{name}/state/"))]
     assert f"{name}/log/loss" in keys
     for key in keys:
         right = expected[key][steps] if "/log/" in key else expected[key]
-        torch.testing.assert_close(found[key], right, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(found[key], right, rtol=1e-8, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @pytest.mark.parametrize("name", METHODS)
