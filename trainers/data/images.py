@@ -88,12 +88,6 @@ class ImageData:
     train_numbers: Ints | None = None
     held_out: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
-    @property
-    def labelled(self) -> Ints | None:
-        """Numbers of the training images that have a label, ascending; None if all have."""
-        numbers = np.flatnonzero(self.train.labels >= 0)
-        return None if len(numbers) == len(self.train) else numbers
-
     def original_numbers(self, numbers: Ints) -> Ints:
         """The numbers in the whole data set of the training images with these numbers."""
         return numbers if self.train_numbers is None else self.train_numbers[numbers]
