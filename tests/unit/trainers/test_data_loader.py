@@ -311,6 +311,16 @@ def test_a_probe_visits_its_images_once_each_with_their_labels() -> None:
     assert [len(pixels) for pixels, _ in probe_batches(images, indices, drop_last=True)] == [8, 8, 8]
 
 
+def test_processes_take_a_probes_batches_in_turn() -> None:
+    images, indices = digits.load().train, np.arange(60)
+    whole = probe_batches(images, indices)
+    shares = [probe_batches(images, indices, rank=rank, world_size=3) for rank in range(3)]
+    assert [len(share) for share in shares] == [3, 3, 2]
+    for number, (pixels, labels) in enumerate(whole):
+        own_pixels, own_labels = shares[number % 3][number // 3]
+        assert torch.equal(own_pixels, pixels) and torch.equal(own_labels, labels)
+
+
 def test_a_probe_sees_the_views_asked_for() -> None:
     images = digits.load().train
     indices = np.arange(20)
