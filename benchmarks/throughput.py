@@ -76,7 +76,7 @@ def start(run_dir: RunDir, config: RunConfig) -> Training:
     run_dir.spec_path.write_text(json.dumps(spec))
     journal = Journal(StatusFile(run_dir.status_path, attempt=1))
     training = build(run_dir, read_spec(run_dir), journal, attempt=1, stop_requested=lambda: False)
-    resume(training)
+    resume(training, earlier=None)
     return training
 
 

@@ -151,7 +151,7 @@ def save(training: Training) -> None:
     A state that came from a loss that is not finite is never saved, nor one whose next loss could not be finite.
     """
     sums = _finite(training, training.means.gather())
-    if not all(parameter.isfinite().all() for parameter in training.method.parameters()):
+    if not torch.stack([parameter.isfinite().all() for parameter in training.method.parameters()]).all():
         raise _diverged(training, f"after step {training.step}: a weight is not finite")
     metrics_offset = training.journal.sync()
     if rank() == 0:
