@@ -19,6 +19,7 @@ from orchestrator.experiment.schema import Resources
 from orchestrator.experiment.sections import SectionStore, Tree, locate
 from orchestrator.spec import run_id_of_texts
 from trainers.config import IDENTITY_SECTIONS, Inconsistent, RunConfig
+from trainers.config.methods import GroupedOptions
 
 _RUN_SECTIONS = tuple(enumerate(SECTIONS[:-1]))
 _HASHED = tuple((name, SECTIONS.index(name)) for name in IDENTITY_SECTIONS)
@@ -243,12 +244,22 @@ def _inconsistent(error: ValidationError | Inconsistent) -> Inconsistent:
 
 
 def _check_world_size(config: RunConfig, resources: Resources) -> None:
-    world_size = resources.world_size
-    if config.train.batch_size % world_size:
+    world_size, batch, accumulation = resources.world_size, config.train.batch_size, config.train.accumulation
+    processes = f"{world_size} processes (nodes={resources.nodes}, processes per node: {resources.processes})"
+    if (batch // accumulation) % world_size:
+        parts = "" if accumulation == 1 else f" in train.accumulation={accumulation} parts"
         raise Inconsistent(
             "resources",
-            f"train.batch_size={config.train.batch_size} cannot be divided over {world_size} processes "
-            f"(nodes={resources.nodes}, processes per node: {resources.processes}); use a multiple of {world_size}",
+            f"train.batch_size={batch}{parts} cannot be divided over {processes}; "
+            f"use a multiple of {world_size * accumulation}",
+        )
+    group = config.method.bn_group_size if isinstance(config.method, GroupedOptions) else None
+    if group is not None and batch // accumulation // group % world_size:
+        groups = batch // accumulation // group
+        raise Inconsistent(
+            "resources",
+            f"the {groups} batch-norm groups of method.bn_group_size={group} cannot be dealt to {processes}; "
+            f"use a number of processes that divides {groups}",
         )
 
 

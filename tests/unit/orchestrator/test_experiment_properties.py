@@ -185,7 +185,7 @@ def test_another_axis_leaves_the_ids_of_the_old_cells(
         {},
         optional={
             "resources": st.fixed_dictionaries(
-                {"nodes": st.sampled_from([1, 2, 4]), "gpus_per_node": st.sampled_from([0, 4])}
+                {"nodes": st.sampled_from([1, 2, 4]), "gpus_per_node": st.sampled_from([0, 1])}
             ),
             "backend": st.sampled_from(["local", "ray", {"name": "slurm", "partition": "gpu"}]),
             "tracking": st.just({"uri": "http://localhost:5000"}),

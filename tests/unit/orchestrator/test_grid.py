@@ -212,12 +212,12 @@ class TestExtends:
     def test_later_files_win_and_this_file_wins_over_all(self) -> None:
         (cell,) = cells(
             "extends: [one.yaml, two.yaml]\nbase: {train.batch_size: 64}\n",
-            one="base: {train: {epochs: 1, batch_size: 8, learning_rate: 0.5}}\nresources: {nodes: 2, memory: 3G}\n",
-            two="base: {train: {epochs: 2}}\nresources: {nodes: 4}\n",
+            one="base: {train: {epochs: 1, batch_size: 8, learning_rate: 0.5}}\nresources: {nodes: 1, memory: 3G}\n",
+            two="base: {train: {epochs: 2}}\nresources: {nodes: 2}\n",
         )
         train = cell.config.train
         assert (train.epochs, train.batch_size, train.learning_rate) == (2, 64, 0.5)
-        assert (cell.resources.nodes, cell.resources.memory) == (4, "3G")
+        assert (cell.resources.nodes, cell.resources.memory) == (2, "3G")
 
     def test_paths_are_relative_to_the_file_that_writes_them(self) -> None:
         Path("recipes/deep").mkdir(parents=True)

@@ -185,6 +185,14 @@ BASE = "name: a\nbase:\n"
             "name: a\nresources: {gpus_per_node: 3}\n",
             "x.yaml:2:12: train.batch_size=256 cannot be divided over 3 processes (nodes=1, processes per node: 3)",
         ),
+        (
+            BASE + "  method: simclr\n  train.accumulation: 64\nresources: {gpus_per_node: 8}\n",
+            "x.yaml:5:12: train.batch_size=256 in train.accumulation=64 parts cannot be divided over 8 processes",
+        ),
+        (
+            BASE + "  method: {name: isd, bn_group_size: 64}\nresources: {nodes: 2, gpus_per_node: 4}\n",
+            "x.yaml:4:12: the 4 batch-norm groups of method.bn_group_size=64 cannot be dealt to 8 processes (nodes=2,",
+        ),
         # The other sections.
         ("base: {}\n", "x.yaml:1:1: the experiment has no name; add one, such as `name: my-experiment`"),
         ("name: a/b\n", "x.yaml:1:7: name: 'a/b' is not a name; use up to 100 letters"),
