@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from trainers.config import KNN, RunConfig
-from trainers.data import ImageData, Subset
-from trainers.evaluate import Accuracy, FrozenNetwork, Reading, evaluate_knn, evaluate_knn_by_block
+from trainers.config import KNN, FewLabels, Geometry, Linear, RunConfig, Transfer
+from trainers.data import Group, ImageData, Subset
+from trainers.evaluate import (
+    Accuracy,
+    FrozenNetwork,
+    Reading,
+    class_mean,
+    class_std,
+    evaluate_geometry,
+    evaluate_knn,
+    evaluate_knn_by_block,
+    evaluate_linear,
+    evaluate_linear_by_block,
+    few_labels,
+    labelled,
+)
 from trainers.methods.base import Method
+
+Ints = npt.NDArray[np.int64]
 
 #: Protocols that take seconds: what is measured before and during the training.
 QUICK = frozenset({"knn", "geometry"})
@@ -84,13 +101,24 @@ class _Subject:
     """A network of a method under evaluation.
 
     Attributes:
+        name: of the network.
         suffix: of the names of its results; none for the network that the paper evaluates.
-        embedder: with its projector; without one, the same as ``encoder``.
+        encoder: gives the representation.
+        embedder: the same with the projector; without one, ``encoder``.
     """
 
+    name: str
     suffix: str
     encoder: FrozenNetwork
     embedder: FrozenNetwork
+
+    def on(self, images: ImageData, size: int) -> _Subject:
+        """The same network on another data set, normalised as the network was trained."""
+        encoder, embedder = (
+            replace(network, images=images, reading=replace(network.reading, size=size))
+            for network in (self.encoder, self.embedder)
+        )
+        return replace(self, encoder=encoder, embedder=embedder)
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,7 @@ class Assessor:
         subset: the training images of the run; its groups of classes are reported.
         between_batches: called before each batch; raises if the run is to stop, because an evaluation can take longer
             than the time that a preempted job is given.
+        transfers: the data sets of ``config.evaluate.transfer`` by their titles.
     """
 
     config: RunConfig
@@ -108,6 +137,7 @@ class Assessor:
     subset: Subset
     device: torch.device
     between_batches: Callable[[], None]
+    transfers: Mapping[str, ImageData] = field(default_factory=dict)
 
     def assess(
         self,
@@ -142,7 +172,7 @@ class Assessor:
                 return
             encoder = FrozenNetwork(network, self.images, self._reading)
             embedder = FrozenNetwork(embedders[name], self.images, self._reading) if name in embedders else encoder
-            yield _Subject(f"_{name}" if place else "", encoder, embedder)
+            yield _Subject(name, f"_{name}" if place else "", encoder, embedder)
 
     @property
     def _reading(self) -> Reading:
@@ -158,32 +188,98 @@ class Assessor:
 
     def _measure(self, key: str, subject: _Subject) -> Measured:
         evaluate = self.config.evaluate
-        if key == "knn" and evaluate.knn is not None:
-            return self._knn(evaluate.knn, subject)
-        return Measured()
+        section = {
+            "knn": evaluate.knn,
+            "linear": evaluate.linear,
+            "few_labels": evaluate.few_labels,
+            "geometry": evaluate.geometry,
+            **{f"transfer_{transfer.title}": transfer for transfer in evaluate.transfer},
+        }[key]
+        match section:
+            case KNN():
+                return self._knn("knn", section, subject, self.subset)
+            case Linear():
+                indices = labelled(self.images.train)
+                return self._linear("linear", section, subject, indices, self.subset.groups)
+            case FewLabels():
+                return self._few_labels(section, subject)
+            case Geometry():
+                return self._geometry(section, subject)
+            case Transfer():
+                return self._transfer(section, subject)
+        raise AssertionError(f"protocol {key!r} is not asked for")
 
-    def _knn(self, knn: KNN, subject: _Subject) -> Measured:
+    def _knn(self, name: str, knn: KNN, subject: _Subject, subset: Subset | None) -> Measured:
         network = subject.embedder if knn.features == "projection" else subject.encoder
-        accuracies = evaluate_knn(network, knn, self.subset)
-        results = {f"knn{variant}{subject.suffix}": accuracy for variant, accuracy in accuracies.items()}
-        measured = _measured(results)
-        headline = f"knn{subject.suffix}"
-        measured.metrics[f"eval/{headline}/class_std"] = results[headline].class_std
-        if knn.layers:
-            for number, accuracy in evaluate_knn_by_block(subject.encoder, knn, self.subset):
-                results = {f"knn_layer{number}{subject.suffix}": accuracy}
-                measured.metrics.update(_metrics(results))
+        accuracies = {name + variant: accuracy for variant, accuracy in evaluate_knn(network, knn, subset).items()}
+        blocks = evaluate_knn_by_block(subject.encoder, knn, subset) if knn.layers else ()
+        return _measured(name, accuracies, blocks, subject.suffix)
+
+    def _linear(
+        self, name: str, linear: Linear, subject: _Subject, indices: Ints, groups: Sequence[Group] | None
+    ) -> Measured:
+        seeds = {"seed": self.config.seed, "split_seed": self.config.data.split_seed}
+        if not linear.layers:
+            accuracy = evaluate_linear(subject.encoder, linear, indices, groups, **seeds)
+            return _measured(name, {name: accuracy}, (), subject.suffix)
+        blocks = list(evaluate_linear_by_block(subject.encoder, linear, indices, groups, **seeds))
+        _, last = blocks[-1]
+        return _measured(name, {name: last}, blocks, subject.suffix)
+
+    def _few_labels(self, few: FewLabels, subject: _Subject) -> Measured:
+        labels, split_seed = self.images.train.labels, self.config.data.split_seed
+        return Measured.union(
+            self._linear(
+                f"linear_{100 * share:g}pct",
+                few.linear,
+                subject,
+                few_labels(labels, share, split_seed),
+                self.subset.groups,
+            )
+            for share in few.shares
+        )
+
+    def _geometry(self, geometry: Geometry, subject: _Subject) -> Measured:
+        found = evaluate_geometry(subject.encoder, geometry, self.config.data.split_seed)
+        width = subject.encoder.test[0].shape[1]
+        warning = (
+            f"the {subject.name} has collapsed, or nearly so: its representations of the test images spread over "
+            f"{found.effective_rank:.1f} of {width} dimensions (eval/geometry{subject.suffix}/effective_rank)"
+        )
+        return Measured(
+            {f"eval/geometry{subject.suffix}/{name}": value for name, value in asdict(found).items()},
+            warnings=(warning,) if found.is_collapsed else (),
+        )
+
+    def _transfer(self, transfer: Transfer, subject: _Subject) -> Measured:
+        images = self.transfers[transfer.title]
+        there = subject.on(images, transfer.side)
+        name, parts = f"transfer_{transfer.title}", []
+        if transfer.knn is not None:
+            parts.append(self._knn(f"{name}_knn", transfer.knn, there, None))
+        if transfer.linear is not None:
+            parts.append(self._linear(f"{name}_linear", transfer.linear, there, labelled(images.train), None))
+        measured = Measured.union(parts)
+        if transfer.metric == "per_class":
+            measured.metrics.update(
+                {f"eval/{name}/class_mean": class_mean(per_class) for name, per_class in measured.per_class.items()}
+            )
         return measured
 
 
-def _measured(results: dict[str, Accuracy]) -> Measured:
-    """Accuracies by protocol and network as metrics, and by class."""
-    return Measured(_metrics(results), {name: dict(accuracy.per_class) for name, accuracy in results.items()})
+def _measured(
+    headline: str, accuracies: dict[str, Accuracy], blocks: Iterable[tuple[int, Accuracy]], suffix: str
+) -> Measured:
+    """Accuracies as metrics, and by class those of whole networks.
 
-
-def _metrics(results: dict[str, Accuracy]) -> dict[str, float]:
-    return {
-        f"eval/{name}/{measure}": value
-        for name, accuracy in results.items()
-        for measure, value in accuracy.metrics().items()
-    }
+    Args:
+        headline: the name in ``accuracies`` whose spread over the classes is reported, and that the blocks' are after.
+        blocks: number of a block, from 1, and its accuracy.
+        suffix: of the network.
+    """
+    metrics: dict[str, float] = {}
+    named_blocks = {f"{headline}_layer{number}": accuracy for number, accuracy in blocks}
+    for name, accuracy in (accuracies | named_blocks).items():
+        metrics |= {f"eval/{name}{suffix}/{measure}": value for measure, value in accuracy.metrics().items()}
+    metrics[f"eval/{headline}{suffix}/class_std"] = class_std(accuracies[headline].per_class)
+    return Measured(metrics, {name + suffix: dict(accuracy.per_class) for name, accuracy in accuracies.items()})

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainers.assessment import QUICK
 from trainers.batch import Batch
 from trainers.checkpoint import write_encoder
 from trainers.distributed import rank
@@ -168,7 +169,7 @@ def save(training: Training) -> None:
 def assess(training: Training) -> None:
     """Evaluate the encoders in the middle of the training."""
     training.journal.enter(Phase.EVALUATING)
-    assessment = training.assessor.assess(training.method)
+    assessment = training.assessor.assess(training.method, protocols=QUICK)
     training.journal.write(training.step, training.progress.epoch, assessment.metrics)
     training.journal.enter(Phase.TRAINING)
     training.speed.restart()

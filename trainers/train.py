@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers import failure
-from trainers.assessment import Assessor
+from trainers.assessment import QUICK, Assessor
 from trainers.backbones import VisionTransformer
 from trainers.checkpoint import Checkpoints, write_encoder
 from trainers.config import SCHEMA_VERSION, RunConfig
@@ -35,6 +35,7 @@ from trainers.data import (
     check_same_data,
     dataset_record,
     load,
+    load_named,
     training_subset,
     write_dataset_record,
 )
@@ -172,7 +173,7 @@ def carry_out(run_dir: RunDir, journal: Journal, attempt: int, stop_requested: C
         resume(training, earlier)
         if spec.config.evaluate.untrained and training.untrained is None and training.method.is_trained:
             journal.enter(Phase.EVALUATING)
-            training.untrained = training.assessor.assess(training.method, only_first=True)
+            training.untrained = training.assessor.assess(training.method, only_first=True, protocols=QUICK)
         fit(training)
         finish(training, earlier)
 
@@ -247,7 +248,7 @@ def build(run_dir: RunDir, spec: Spec, journal: Journal, attempt: int, stop_requ
         problem = error
     _raise_together(problem)
     assert parts is not None
-    images, subset, loader, method = parts
+    images, subset, loader, method, transfers = parts
     if rank() == 0:
         write_dataset_record(run_dir, dataset_record(config.data, images, subset))
     model: torch.nn.Module = method
@@ -264,7 +265,7 @@ def build(run_dir: RunDir, spec: Spec, journal: Journal, attempt: int, stop_requ
         model=model,
         optimizer=build_optimizer(method.parameters(), config.train),
         loader=loader,
-        assessor=Assessor(config, images, subset, device, between_batches=_leaving_when(stop_requested)),
+        assessor=Assessor(config, images, subset, device, _leaving_when(stop_requested), transfers),
         checkpoints=Checkpoints(run_dir, spec.run_id, attempt),
         journal=journal,
         boundary=Boundary(stop_requested, config.runtime.checkpoint_every_s, all_ranks()),
@@ -297,7 +298,7 @@ def _prepare_device() -> torch.device:
 
 def _load_and_build(
     run_dir: RunDir, config: RunConfig, device: torch.device
-) -> tuple[ImageData, Subset, TrainLoader, Method]:
+) -> tuple[ImageData, Subset, TrainLoader, Method, dict[str, ImageData]]:
     images = load(config.data, _cache_dir(run_dir))
     if not config.normalises_images:
         images = replace(images, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -317,7 +318,11 @@ def _load_and_build(
     if config.runtime.compile:
         for network in method.children():
             network.compile()
-    return images, subset, loader, method
+    transfers = {
+        transfer.title: load_named(transfer.name, Path(transfer.root), _cache_dir(run_dir))
+        for transfer in config.evaluate.transfer
+    }
+    return images, subset, loader, method, transfers
 
 
 def _cache_dir(run_dir: RunDir) -> Path:

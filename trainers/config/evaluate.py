@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -41,9 +42,10 @@ class KNN(Section):
     bank: Annotated[tuple[Literal["full", "train"], ...], BeforeValidator(names_as_tuple), Field(min_length=1)] = (
         "full",
     )
-    #: The representation, or what the projector makes of it (MoCo's CIFAR notebook).
+    #: The representation, or what the projector makes of it (MoCo's CIFAR notebook); the representation where a method
+    #: has no projector, so that its row stands beside the others'.
     features: Literal["backbone", "projection"] = "backbone"
-    #: Every block of a vision transformer as well: ``eval/knn_layer<n>/*``.
+    #: Every block of a vision transformer as well, by the headline's settings: ``eval/knn_layer<n>/*``.
     layers: bool = False
     #: Evaluate also during training, every so many epochs.
     every_epochs: PositiveInt | None = outside_identity(None)
@@ -59,13 +61,15 @@ class Linear(Section):
 
     ``fast`` computes the features once, of centre crops, and trains on them; the other protocols are the papers' own
     (``trainers/evaluate/protocols.py``), which see new crops in every epoch. An option that is given replaces the
-    protocol's own value.
+    protocol's own value. The labels of the whole balanced training set are used, and the accuracy of the last epoch is
+    reported.
     """
 
     protocol: LinearProtocol = "fast"
     epochs: PositiveInt | None = None
     batch_size: PositiveInt | None = None
-    #: Several are tried, and the one that is best on a tenth of the training images, held out, is used.
+    #: Before the protocol scales it by the batch size. Several are tried, and the one that is best on a tenth of the
+    #: training images, held out, is used.
     learning_rate: FloatTuple | None = None
     weight_decay: NonNegativeFloat | None = None
     #: Every block of a vision transformer as well: ``eval/linear_layer<n>/*`` (SDSSL's early exits).
@@ -85,8 +89,8 @@ class FewLabels(Section):
 class Geometry(Section):
     """How the representations of the test images lie on the sphere: ``eval/geometry/*``.
 
-    Alignment and uniformity (Wang and Isola 2020), and the effective rank (Roy and Vetterli 2007), which tells a
-    collapsed encoder.
+    Alignment and uniformity (Wang and Isola 2020), and the effective rank (Roy and Vetterli 2007); where it shows that
+    an encoder has collapsed, the result carries a warning.
     """
 
     #: Images that are looked at, drawn by ``data.split_seed``; all if there are fewer.
@@ -101,7 +105,7 @@ class Transfer(Section):
     #: What the metrics are called; the data set's name unless given.
     label: str = ""
     image_size: PositiveInt | None = None
-    #: Over all images, or the mean over the classes (Pets, Caltech-101, Flowers).
+    #: ``per_class`` reports the mean over the classes as well: ``class_mean`` (Pets, Caltech-101, Flowers).
     metric: Literal["top1", "per_class"] = "top1"
     knn: KNN | None = None
     linear: Linear | None = Linear()
@@ -109,6 +113,11 @@ class Transfer(Section):
     @property
     def title(self) -> str:
         return self.label or self.name
+
+    @property
+    def parts(self) -> tuple[KNN | None, Linear | None]:
+        """What is measured on the data set."""
+        return self.knn, self.linear
 
     @property
     def side(self) -> int:
@@ -137,6 +146,17 @@ class Evaluate(Section):
         if twice:
             raise ValueError(f"transfer has {twice[0]!r} twice; give each a label of its own")
         return self
+
+    def layered(self) -> Iterator[str]:
+        """Dotted names of the options that ask for every block of a vision transformer."""
+        if self.knn is not None and self.knn.layers:
+            yield "knn.layers"
+        if self.linear is not None and self.linear.layers:
+            yield "linear.layers"
+        if self.few_labels is not None and self.few_labels.linear.layers:
+            yield "few_labels.linear.layers"
+        if any(part is not None and part.layers for transfer in self.transfer for part in transfer.parts):
+            yield "transfer"
 
     def protocols(self) -> dict[str, str]:
         """What is asked for: key of each protocol -> digest (12 hex digits) of the settings that decide its numbers.

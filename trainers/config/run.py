@@ -78,7 +78,7 @@ def _overridden(view: View, overrides: ViewOverrides) -> View:
 
 def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
     """Every pair of options of ``config`` that does not fit together, most important first."""
-    train, backbone, knn = config.train, config.backbone, config.evaluate.knn
+    train, backbone = config.train, config.backbone
     yield from config.method.inconsistencies(config)
     if isinstance(backbone, ViT):
         if config.data.side % backbone.patch_size:
@@ -99,11 +99,12 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
                     f"{transfer.title} has images of {transfer.side} pixels, and {backbone.name} is built for "
                     f"{config.data.side}; set its image_size to {config.data.side}",
                 )
-    elif (knn is not None and knn.layers) or (config.evaluate.linear is not None and config.evaluate.linear.layers):
-        yield Inconsistent(
-            "evaluate.knn.layers" if knn is not None and knn.layers else "evaluate.linear.layers",
-            f"layers=true evaluates every block of a vision transformer, and {backbone.name} is none",
-        )
+    else:
+        for option in config.evaluate.layered():
+            yield Inconsistent(
+                f"evaluate.{option}",
+                f"layers=true evaluates every block of a vision transformer, and {backbone.name} is none",
+            )
     if config.runtime.gradient_checkpointing and not isinstance(backbone, ViT):
         yield Inconsistent(
             "runtime.gradient_checkpointing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,23 +30,24 @@ class Accuracy:
     per_class: dict[str, float]
     groups: dict[Group, float] = field(default_factory=dict)
 
-    @property
-    def class_mean(self) -> float:
-        """Mean of the classes' accuracies (the measure of Pets, Caltech-101 and Flowers)."""
-        return statistics.fmean(self._measured())
-
-    @property
-    def class_std(self) -> float:
-        """Standard deviation over the classes, of the population: SDCLR's "balancedness" (arXiv 2106.02990)."""
-        return statistics.pstdev(self._measured())
-
-    def _measured(self) -> list[float]:
-        return [accuracy for accuracy in self.per_class.values() if not math.isnan(accuracy)]
-
     def metrics(self) -> dict[str, float]:
         """``top1``, ``top5`` where there is one, and the groups by name."""
         top5 = {} if self.top5 is None else {"top5": self.top5}
         return {"top1": self.top1, **top5, **{str(group): accuracy for group, accuracy in self.groups.items()}}
+
+
+def class_mean(per_class: Mapping[str, float]) -> float:
+    """Mean of the classes' accuracies, the measure of Pets, Caltech-101 and Flowers; classes without images apart."""
+    return statistics.fmean(_measured(per_class))
+
+
+def class_std(per_class: Mapping[str, float]) -> float:
+    """Standard deviation over the classes, of the population: SDCLR's "balancedness" (arXiv 2106.02990)."""
+    return statistics.pstdev(_measured(per_class))
+
+
+def _measured(per_class: Mapping[str, float]) -> list[float]:
+    return [accuracy for accuracy in per_class.values() if not math.isnan(accuracy)]
 
 
 def measure_accuracy(
