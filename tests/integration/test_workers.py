@@ -87,3 +87,22 @@ def test_a_damaged_image_that_one_rank_meets_is_everybodys_reason(
     assert status is not None and status.reason is StopReason.DATA and record is not None
     assert str(damaged) in status.message
     assert record.detail == f"data: {status.message}"
+
+
+def test_a_run_does_not_go_on_when_its_images_have_changed(
+    launch: Any, make_run: Any, images: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "changed"
+    shutil.copytree(images, root)
+    run_dir = make_run("changed", changes(root, 0, epochs=150))
+    launched = launch(run_dir, "first")
+    launched.wait_until(lambda: launched.last_step() > 3)
+    launched.process.send_signal(signal.SIGTERM)
+    assert launched.wait() == 75
+    (root / "train" / "light" / "7.png").rename(root / "train" / "light" / "70.png")
+
+    assert launch(run_dir, "second").wait() == 1
+
+    status = run_dir.read_status()
+    assert status is not None and status.reason is StopReason.DATA
+    assert status.message.startswith(f"{run_dir.dataset_path}: the run began with other images (digest ")

@@ -67,9 +67,10 @@ def check_same_data(run_dir: RunDir, record: Mapping[str, Any]) -> None:
         raise DataProblem(str(error)) from error
     if earlier is None or earlier["digest"] == record["digest"]:
         return
-    what = "images" if earlier["images_digest"] != record["images_digest"] else "selection of training images"
+    same_images = earlier["images_digest"] == record["images_digest"]
+    what = "another selection of training images" if same_images else "other images"
     raise DataProblem(
-        f"{run_dir.dataset_path}: the run began with another {what} (digest {earlier['digest']}, "
+        f"{run_dir.dataset_path}: the run began with {what} (digest {earlier['digest']}, "
         f"{earlier['num_train']} images; now {record['digest']}, {record['num_train']}); bring the former data back, "
         "or remove the run's folder to begin again"
     )
