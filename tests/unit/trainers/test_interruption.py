@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -185,18 +186,26 @@ def test_killed_in_the_final_evaluation_goes_on_with_it(make_run: MakeRun, numbe
     assert numbers_of(killed) == before == numbers_of(undisturbed)
 
 
-@pytest.mark.parametrize("batch", range(4))
-def test_leaving_every_evaluation_loses_no_step(make_run: MakeRun, numbers_of: Numbers, batch: int) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["at once", "half way", "at last"])
+def test_leaving_every_evaluation_loses_no_step(make_run: MakeRun, numbers_of: Numbers, share: float) -> None:
     undisturbed, stopped = make_run("undisturbed"), make_run("stopped")
-    attempt(undisturbed, 1, never)
+    asked: Counter[str | None] = Counter()  # by the newest checkpoint, how often an evaluation asks whether to stop
 
-    # Each network takes two batches: one network before the first step, two after step 3 and at the end.
-    leave_at = {None: min(batch, 1), "step_3": 2 + batch, "step_6": 4 + batch}
-    for checkpoint, asked in leave_at.items():
+    def newest_checkpoint(run_dir: RunDir) -> str | None:
+        return next((folder.name for folder in run_dir.checkpoint_dirs()), None)
+
+    def count(phase: Phase) -> bool:
+        asked[newest_checkpoint(undisturbed)] += phase is Phase.EVALUATING
+        return False
+
+    attempt(undisturbed, 1, count)
+
+    # Each attempt does the evaluation before again, and leaves the next one.
+    for before, checkpoint in [(0, None), (asked[None], "step_3"), (asked["step_3"], "step_6")]:
+        assert asked[checkpoint] > 3
         with pytest.raises(StoppedEvaluating):
-            attempt(stopped, 1, in_evaluation(asked))
-        newest = [folder.name for folder in stopped.checkpoint_dirs()][:1]
-        assert newest == ([checkpoint] if checkpoint else [])
+            attempt(stopped, 1, in_evaluation(before + round(share * (asked[checkpoint] - 1))))
+        assert newest_checkpoint(stopped) == checkpoint
     attempt(stopped, 2, never)
 
     assert numbers_of(stopped) == numbers_of(undisturbed)
@@ -273,11 +282,16 @@ def test_metrics_and_result_have_the_documented_names(make_run: MakeRun) -> None
 
     result = run_dir.read_result()
     assert result is not None
-    protocols = ["knn", "knn_k1", "knn_teacher", "knn_k1_teacher"]
-    assert set(result.per_class) == set(protocols)
-    expected = {f"eval/{protocol}/{name}" for protocol in protocols for name in ("top1", "many", "medium", "few")}
-    assert set(result.untrained) == {name for name in expected if "_teacher" not in name}, "they are equal then"
-    assert set(result.metrics) == expected | {"train/loss", "train/accuracy", "train/lr"}
+    assert set(result.per_class) == {"knn", "knn_k1", "knn_teacher", "knn_k1_teacher"}
+    measures = {
+        "knn": ("top1", "many", "medium", "few", "class_std"),
+        "knn_k1": ("top1", "many", "medium", "few"),
+        "geometry": ("alignment", "uniformity", "effective_rank"),
+    }
+    student = {f"eval/{protocol}/{name}" for protocol, names in measures.items() for name in names}
+    teacher = {f"eval/{protocol}_teacher/{name}" for protocol, names in measures.items() for name in names}
+    assert set(result.untrained) == student, "the teacher is equal then"
+    assert set(result.metrics) == student | teacher | {"train/loss", "train/accuracy", "train/lr"}
     steps = [(line.step, sorted(line.metrics)[0].split("/")[0]) for line in run_dir.read_metrics()]
     # Every second step, at the end of each epoch, and the evaluations: during the training and of its result.
     assert steps == [(2, "system"), (3, "system"), (3, "eval"), (4, "system"), (6, "system"), (6, "eval")]
