@@ -56,7 +56,8 @@ class VisionTransformer(Backbone):
         self.patch_projection = nn.Conv2d(3, dim, patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.register_buffer("positions", sincos_positions(image_size // patch_size, dim), persistent=False)
-        self.blocks = nn.ModuleList(_TransformerBlock(dim, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(_TransformerBlock(dim, heads) for _ in range(depth - 1))
+        self.blocks.append(_LastBlock(dim, heads))
         own_norms = depth - 1 if layer_norm == "per_layer" else 0
         self.intermediate_norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(own_norms))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -114,14 +115,12 @@ class VisionTransformer(Backbone):
     def _cls_tokens(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the CLS token after each block, (B, dim) each."""
         x, cls_tokens = self._tokens(images), []
-        for number, block in enumerate(self.blocks, start=1):
-            # Nobody reads the last block's patches, and computing its CLS token alone gives the same value.
-            num_outputs = 1 if number == self.depth else None
+        for block in self.blocks:
             if self._gradient_checkpointing and torch.is_grad_enabled():
                 # A block draws nothing at random, so that no generator's state has to be kept for it.
-                x = checkpoint(block, x, num_outputs, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, num_outputs)
+                x = block(x)
             cls_tokens.append(x[:, 0])
         return cls_tokens
 
@@ -155,9 +154,19 @@ class _TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, num_outputs: int | None = None) -> Tensor:
-        """(B, T, dim) -> the first ``num_outputs`` tokens, all for None."""
-        x = x[:, :num_outputs] + self.attention(self.norm1(x), num_outputs)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        x = x + self.attention(self.norm1(x))
+        transformed: Tensor = x + self.mlp(self.norm2(x))
+        return transformed
+
+
+class _LastBlock(_TransformerBlock):
+    """A block that computes the CLS token alone: nobody reads its patches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, 1, dim)."""
+        x = x[:, :1] + self.attention(self.norm1(x), num_outputs=1)
         transformed: Tensor = x + self.mlp(self.norm2(x))
         return transformed
 
@@ -170,6 +179,7 @@ class _Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, num_outputs: int | None = None) -> Tensor:
+        """(B, T, dim) -> the first ``num_outputs`` tokens, all for None."""
         # (B, T, 3 * dim) -> three tensors (B, heads, T, dim / heads)
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query[:, :, :num_outputs], key, value)
