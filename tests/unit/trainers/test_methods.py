@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -53,22 +54,22 @@ def test_a_step_moves_the_networks_and_the_logs_are_plain_numbers(name: str) -> 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_improves_its_own_objective(name: str) -> None:
-    """In 12 epochs of 4 steps, measured when the queue has been filled. Of SDSSL, whose loss grows a term: L_out."""
+    """In 8 epochs of 4 steps, measured when the queue has been filled. Of SDSSL, whose loss grows a term: L_out."""
     fast = {"momentum": 0.9, "queue_size": 32, "bn_group_size": 8} if name != "sdssl_simclr" else {}
     method_options = METHODS[name].model_copy(update={k: v for k, v in fast.items() if hasattr(METHODS[name], k)})
     config = run_config(method_options, VIT, batch_size=16, optimizer=options.AdamW(), learning_rate=3e-3)
     method = build_method(config, NUM_CLASSES)
     optimizer = build_optimizer(method.parameters(), config.train)
     objective = []
-    for step in range(48):
-        progress = Progress(step, 48, 4)
+    for step in range(32):
+        progress = Progress(step, 32, 4)
         loss, logs = method(batch_for(config, seed=step % 4), progress)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         method.after_step(progress)
         objective.append(logs.get("loss_out", loss).item())
-    assert sum(objective[-4:]) < 0.7 * sum(objective[4:8])
+    assert sum(objective[-4:]) < 0.8 * sum(objective[4:8])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -216,12 +217,16 @@ def test_no_option_is_left_out_here(name: str) -> None:
     assert set(CHANGES[name]) == set(type(METHODS[name]).model_fields) - {"name", *OTHERS}
 
 
+@functools.cache
+def losses_of_three_steps(method: options.Method) -> list[float]:
+    return [logs["loss"].item() for logs in take_steps(build(method), run_config(method), 3)]
+
+
 @pytest.mark.parametrize(("name", "option"), [(name, option) for name in CHANGES for option in CHANGES[name]])
 def test_an_option_changes_the_numbers(name: str, option: str) -> None:
     changed = METHODS[name].model_copy(update={option: CHANGES[name][option]})
     assert changed != METHODS[name]
-    before, after = (take_steps(build(m), run_config(m), 3) for m in (METHODS[name], changed))
-    assert [logs["loss"].item() for logs in before] != [logs["loss"].item() for logs in after]
+    assert losses_of_three_steps(changed) != losses_of_three_steps(METHODS[name])
 
 
 @pytest.mark.parametrize("name", ["isd", "byol_asym", "simclr"])
