@@ -25,7 +25,7 @@ def _load_scenario() -> ModuleType:
 
 
 scenario = _load_scenario()
-METHODS = [name for name in scenario.METHODS if name != "simclr_local"]
+METHODS = [name for name in scenario.METHODS if not name.endswith("_local")]
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,11 @@ def test_a_gather_that_keeps_the_local_gradient_is_another_method(results: tuple
     torch.testing.assert_close(alone["gather/local_gradient"], alone["gather/gradient"])
     difference = (rank["gather/local_gradient"] - alone["gather/gradient"]).norm() / alone["gather/gradient"].norm()
     assert 0.05 < difference < 0.5
-    ours, theirs = alone["simclr_local/log/loss"], rank["simclr_local/log/loss"]
-    torch.testing.assert_close(theirs[0], ours[0])
-    assert (theirs[1:] - ours[1:]).abs().max() > 1e-3
-    torch.testing.assert_close(ours, alone["simclr/log/loss"])
+    for name in ("simclr", "sdssl_simclr"):
+        ours, theirs = alone[f"{name}_local/log/loss"], rank[f"{name}_local/log/loss"]
+        torch.testing.assert_close(theirs[0], ours[0])
+        assert (theirs[1:] - ours[1:]).abs().max() > 1e-3
+        torch.testing.assert_close(ours, alone[f"{name}/log/loss"])
 
 
 def test_ranks_end_with_the_same_bits(results: tuple[Results, list[Results]]) -> None:

@@ -39,7 +39,7 @@ from trainers.optimizers import build_optimizer
 BATCH, STEPS = 16, 4
 
 #: Every method in every form, and what else the number of processes could touch: parts of a batch, groups of the size
-#: of the batch, and SimCLR with the gather's gradient that does depend on it.
+#: of the batch, and SimCLR and SDSSL with the gather's gradient that does depend on it.
 METHODS: dict[str, options.Method] = {
     **{
         name: method.model_copy(update={"queue_size": 48} if hasattr(method, "queue_size") else {})
@@ -49,6 +49,7 @@ METHODS: dict[str, options.Method] = {
     "moco_v3_parts": TINY["moco_v3"],
     "moco_v2_one_group": options.MoCoV2(queue_size=48, bn_group_size=None, projection_dim=8),
     "simclr_local": TINY["simclr"].model_copy(update={"gather_gradient": "local"}),
+    "sdssl_simclr_local": TINY["sdssl_simclr"].model_copy(update={"gather_gradient": "local"}),
 }
 State = dict[str, Any]
 
