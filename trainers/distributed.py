@@ -1,7 +1,8 @@
 """What ranks tell each other: gathers in global order, with and without gradient, and the shuffling of keys.
 
 Owns the layout of a global batch over W ranks: rank r holds the samples r, r + W, r + 2W, ... Everything here gives
-the same values for every W, and the same gradients but for the one that is called local. Leaves starting and stopping the process group to the training script.
+the same values for every W, and the same gradients but for the one that is called local. Leaves starting and stopping
+the process group to the training script.
 """
 
 from __future__ import annotations
