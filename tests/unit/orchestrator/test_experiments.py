@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.experiment import Cell, load_experiment
-from trainers.config import BYOL, LARS, SGD, AdamW, Balanced, LongTailed, ResNet, ViT
+from trainers.config import BYOL, LARS, SGD, AdamW, Balanced, Evaluate, LongTailed, ResNet, ViT
 
 FOLDER = Path(__file__).parents[3] / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -146,6 +146,30 @@ def test_every_rule_of_the_recipes_is_about_a_run() -> None:
 def test_the_index_of_tables_names_every_file() -> None:
     index = (DOCS / "reproducing.md").read_text()
     assert [path.name for path in FILES if path.name not in index] == []
+
+
+def measured(evaluate: Evaluate, depth: int) -> set[str]:
+    """Names of what an evaluation measures, without the measure itself and without networks beside the paper's."""
+    names = {"geometry"} if evaluate.geometry else set()
+    for name, section in (("knn", evaluate.knn), ("linear", evaluate.linear)):
+        if section is not None:
+            names |= {name} | {f"{name}_layer{block}" for block in range(1, depth + 1) if section.layers}
+    if evaluate.knn is not None:
+        names |= {f"knn_k{k}" for k in evaluate.knn.k[1:]}
+    if evaluate.few_labels is not None:
+        names |= {f"linear_{100 * share:g}pct" for share in evaluate.few_labels.shares}
+    return names | {f"transfer_{transfer.title}_linear" for transfer in evaluate.transfer}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_reports_ask_for_what_is_measured(path: Path) -> None:
+    experiment = load_experiment(path, environment={})
+    for cell in experiment.cells():
+        evaluate, depth = cell.config.evaluate, getattr(cell.config.backbone, "depth", 0)
+        asked = {name.split("/")[1].removesuffix("_teacher") for name in experiment.report.metrics}
+        assert asked <= measured(evaluate, depth), cell.title
+        by_class = {f"eval/transfer_{t.title}_linear/class_mean" for t in evaluate.transfer if t.metric == "per_class"}
+        assert {name for name in experiment.report.metrics if name.endswith("class_mean")} == by_class
 
 
 def test_tables_of_one_paper_share_their_runs() -> None:
