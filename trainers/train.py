@@ -31,7 +31,6 @@ from trainers.data import (
     DataProblem,
     ImageData,
     Subset,
-    TrainLoader,
     check_same_data,
     dataset_record,
     load,
@@ -39,6 +38,7 @@ from trainers.data import (
     training_subset,
     write_dataset_record,
 )
+from trainers.data.loader import TrainLoader
 from trainers.distributed import rank, world_size
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile

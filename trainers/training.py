@@ -16,7 +16,7 @@ from trainers import schedule
 from trainers.assessment import Assessment, Assessor
 from trainers.checkpoint import Checkpoints
 from trainers.config import RunConfig
-from trainers.data import TrainLoader
+from trainers.data.loader import TrainLoader
 from trainers.distributed import rank, world_size
 from trainers.journal import Journal
 from trainers.means import RunningMeans, Sums

@@ -1,8 +1,8 @@
-"""Data sets, the subsets that runs train on, and batches of them.
+"""Data sets and the subsets that runs train on. Free of torch: batches are :mod:`trainers.data.loader`'s.
 
 ``load`` reads the data set of a run, ``load_named`` any other; ``training_subset`` selects the images that are trained
-on, ``TrainLoader`` and ``eval_batches`` deliver batches, ``dataset_record`` says what was used and ``check_same_data``
-whether it still is. Whatever the user can mend is a :class:`DataProblem`.
+on, ``dataset_record`` says what was used and ``check_same_data`` whether it still is. Whatever the user can mend is a
+:class:`DataProblem`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from trainers.config import Data
 from trainers.data.images import ArrayImages, FileImages, ImageData, ImageSet
-from trainers.data.loader import TrainLoader, eval_batches
 from trainers.data.pool import select_pool
 from trainers.data.problem import DataProblem
 from trainers.data.record import check_same_data, dataset_record, write_dataset_record
@@ -27,10 +26,8 @@ __all__ = [
     "ImageData",
     "ImageSet",
     "Subset",
-    "TrainLoader",
     "check_same_data",
     "dataset_record",
-    "eval_batches",
     "load",
     "load_named",
     "training_subset",

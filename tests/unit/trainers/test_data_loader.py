@@ -24,13 +24,11 @@ from trainers.data import (
     ArrayImages,
     DataProblem,
     ImageData,
-    TrainLoader,
     digits,
-    eval_batches,
     training_subset,
 )
 from trainers.data.images import ImageSet
-from trainers.data.loader import view_batches
+from trainers.data.loader import TrainLoader, eval_batches, view_batches
 
 CPU = torch.device("cpu")
 

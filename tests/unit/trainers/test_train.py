@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainers.data import eval_batches
+from trainers.data.loader import eval_batches
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile
 from trainers.loop import Stopped
