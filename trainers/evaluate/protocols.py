@@ -78,7 +78,7 @@ def _protocol(
 LINEAR_PROTOCOLS: Mapping[str, LinearProtocol] = {
     "fast": _protocol(
         "ours: ISD's normalisation, so that one range of learning rates fits every encoder, on cached features",
-        (0.01, 0.03, 0.1, 0.3, 1.0),
+        (0.003, 0.01, 0.03, 0.1, 0.3),
         epochs=30,
         batch_size=256,
         schedule=Cosine(),
