@@ -49,6 +49,7 @@ def loaded_after(statement: str) -> set[str]:
         ("import orchestrator.cli.commands", {"mlflow", "matplotlib", "jinja2", "torch", "ray", "sklearn", "pandas"}),
         ("import orchestrator.launch.__main__", {"mlflow", "sqlalchemy", "pydantic", "yaml", "torch", "ray", "rich"}),
         ("import trainers.config, trainers.rundir", {"torch", "numpy", "mlflow", "orchestrator"}),
+        ("import trainers.data", {"torch", "torchvision", "sklearn"}),
         ("import trainers.train", {"torchvision", "torch._dynamo", "sympy", "sklearn", "mlflow", "ray"}),
     ],
 )
