@@ -74,7 +74,8 @@ def _jittered(pixels: Tensor, view: View, stream: Stream) -> Tensor:
     if not len(rows):
         return pixels
     stream = stream.rows(rows)
-    order = _jitter_order(view, stream)
+    # (b, 4): which operation has which place in the order of each image
+    order = np.argsort(stream.uniform(draws.ORDER, 4), axis=1, kind="stable")
     factors = _jitter_factors(view.jitter, stream.uniform(draws.FACTORS, 4))
     steps = [
         _JitterStep(operation, rows[members], factors[members, operation])
@@ -101,13 +102,6 @@ class _JitterStep:
     operation: int
     rows: Ints
     factors: Floats
-
-
-def _jitter_order(view: View, stream: Stream) -> Ints:
-    """Which operation has which place in the order of each image, (b, 4)."""
-    if view.jitter_order == "fixed":
-        return np.tile(np.arange(4), (len(stream.keys), 1))
-    return np.argsort(stream.uniform(draws.ORDER, 4), axis=1, kind="stable")
 
 
 def _jitter_factors(jitter: tuple[float, float, float, float], uniform: Floats) -> Floats:

@@ -29,7 +29,6 @@ class View:
         interpolation: of the resized crop; both antialiased. Bicubic values are clipped to [0, 1].
         grayscale_first: grayscale comes before the jitter instead of after it.
         jitter: largest relative change of brightness, contrast and saturation, and of hue in turns.
-        jitter_order: ``random`` for each image, or ``fixed``: brightness, contrast, saturation, hue.
         jitter_probability, grayscale_probability, blur_probability, solarize_probability, flip_probability: of each
             operation, for each image.
         blur_sigma: smallest and largest standard deviation of the Gaussian, in pixels of the view.
@@ -46,7 +45,6 @@ class View:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     grayscale_first: bool = False
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_order: Literal["random", "fixed"] = "random"
     jitter_probability: float = 0.0
     grayscale_probability: float = 0.0
     blur_probability: float = 0.0

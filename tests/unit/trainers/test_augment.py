@@ -172,17 +172,6 @@ def test_the_order_of_jitter_is_drawn_for_each_image() -> None:
         torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=0)
 
 
-def test_jitter_may_have_one_order_for_all_images() -> None:
-    view = replace(PLAIN, jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=1.0, jitter_order="fixed")
-    batch = images(8)
-    for image, numbers, ours in zip(batch, stream(8).uniform(28, 4), draw(batch, view), strict=True):
-        theirs = TF.adjust_brightness(image.float() / 255, float(0.6 + 0.8 * numbers[0]))
-        theirs = TF.adjust_contrast(theirs, float(0.6 + 0.8 * numbers[1]))
-        theirs = TF.adjust_saturation(theirs, float(0.6 + 0.8 * numbers[2]))
-        theirs = TF.adjust_hue(theirs, float(-0.1 + 0.2 * numbers[3]))
-        torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=0)
-
-
 def test_grayscale_may_come_before_the_jitter() -> None:
     """The order shows where contrast is cut off at 0 and 1, which happens to single channels or to gray values."""
     view = replace(PLAIN, jitter=(0.0, 0.9, 0.0, 0.0), jitter_probability=1.0, grayscale_probability=1.0)
