@@ -12,7 +12,7 @@ import numpy as np
 from trainers.config import Data
 from trainers.data.images import ImageData, Ints
 from trainers.data.problem import DataProblem
-from trainers.data.subset import Subset
+from trainers.data.subset import Subset, numbers_digest
 from trainers.rundir import RunDir, atomic
 
 #: Longer texts of index lists go into a file of their own, so that ``dataset.json`` stays quick to read.
@@ -22,8 +22,8 @@ _LONGEST_IN_RECORD = 100_000
 def dataset_record(data: Data, images: ImageData, subset: Subset) -> dict[str, Any]:
     """Everything that is needed to tell whether two runs saw the same images, and to select them again.
 
-    ``digest`` (32 hex digits) covers the images and the selection, ``indices_digest`` the selection alone and
-    ``class_counts_digest`` the histogram. ``indices`` and ``held_out`` are ascending lists of numbers in the whole data
+    ``digest`` (32 hex digits) covers the images and the selection; the index list, the histogram and what is held out
+    have digests of their own. ``indices`` and ``held_out`` are ascending lists of numbers in the whole data
     set's training images, as ranges such as ``"0-4,7"``.
     """
     class_counts = dict(zip(subset.class_names, subset.class_counts, strict=True))
@@ -43,6 +43,7 @@ def dataset_record(data: Data, images: ImageData, subset: Subset) -> dict[str, A
         "indices_digest": subset.digest,
         "indices": _ranges(images.original_numbers(subset.indices)),
         "held_out": _ranges(images.held_out),
+        "held_out_digest": numbers_digest(images.held_out),
     }
 
 

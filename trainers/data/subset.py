@@ -19,7 +19,7 @@ from trainers.data.images import ImageData, Ints, numbers_by_class
 from trainers.data.problem import DataProblem
 from trainers.data.profiles import GROUPS, Group, Listed, allocate
 
-__all__ = ["GROUPS", "Group", "Subset", "training_subset"]
+__all__ = ["GROUPS", "Group", "Subset", "numbers_digest", "training_subset"]
 
 
 @dataclass(frozen=True, eq=False)
