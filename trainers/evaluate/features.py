@@ -94,15 +94,19 @@ class FrozenNetwork:
         """One epoch of new random views of some training images: features (B, ...) and labels (B,), in random order."""
         return self._views(self.images.train, indices, view, seed=seed, epoch=epoch, batch_size=batch_size)
 
-    def by_blocks(self) -> Iterator[tuple[range, FrozenNetwork]]:
+    def by_blocks(self, *, keeping_features: bool) -> Iterator[tuple[range, FrozenNetwork]]:
         """Every block of a vision transformer: numbers of blocks, from 0, and the network that gives them, (B, L, d).
 
-        As many at once as the features of the training images fit into a few gigabytes for.
+        Args:
+            keeping_features: whether those of all training images are kept; then only as many blocks come at once as a
+                few gigabytes can hold, and otherwise all.
         """
         assert isinstance(self.network, VisionTransformer)
-        at_once = max(1, _BLOCKS_BYTES // (4 * self.network.dim * len(self.images.train)))
-        for first in range(0, self.network.depth, at_once):
-            blocks = range(first, min(first + at_once, self.network.depth))
+        depth = self.network.depth
+        bytes_per_block = 4 * self.network.dim * len(self.images.train)
+        at_once = max(1, _BLOCKS_BYTES // bytes_per_block) if keeping_features else depth
+        for first in range(0, depth, at_once):
+            blocks = range(first, min(first + at_once, depth))
             yield blocks, replace(self, network=Layers(self.network, blocks))
 
     @property

@@ -76,7 +76,7 @@ def evaluate_knn_by_block(
     """The headline variant on every block of a vision transformer: the block's number, from 1, and its accuracy."""
     groups = None if subset is None else subset.groups
     headline = next(iter(knn_variants(knn).values()))
-    for blocks, several in network.by_blocks():
+    for blocks, several in network.by_blocks(keeping_features=True):
         (bank, bank_labels), (queries, labels) = _bank(several, headline.bank, subset), several.test
         for place, block in enumerate(blocks):
             votes = _shared_votes((bank[:, place], bank_labels), queries[:, place], [headline], knn, several.images)

@@ -75,8 +75,10 @@ def evaluate_linear_by_block(
     Each block has a classifier of its own, and, where there are several learning rates, a choice of its own. The last
     block's is what :func:`evaluate_linear` gives.
     """
-    for blocks, several in network.by_blocks():
-        probe = _Probe(several, linear_protocol(linear), groups, seed, split_seed)
+    protocol = linear_protocol(linear)
+    keeping_features = protocol.images == "plain" or protocol.normalise != "none"
+    for blocks, several in network.by_blocks(keeping_features=keeping_features):
+        probe = _Probe(several, protocol, groups, seed, split_seed)
         yield from zip((block + 1 for block in blocks), probe.evaluate(indices), strict=True)
 
 
@@ -129,9 +131,9 @@ class _Probe:
         num_held_out = max(1, len(indices) // _HELD_OUT)
         held_out, others = indices[order[:num_held_out]], np.sort(indices[order[num_held_out:]])
         heads = self._train(others, [(block, rate) for block in range(num_blocks) for rate in rates])
-        features, labels = self._plain(self._rows(held_out))
+        features, labels = self.network.of_training_images(held_out)
         with torch.no_grad():
-            normalised = self._normalise(features)
+            normalised = self._normalise(_stacked(features))
             scores = [_score(head(normalised), labels) for head in heads]
         blocks = range(0, len(scores), len(rates))
         return [rates[max(range(len(rates)), key=scores[first : first + len(rates)].__getitem__)] for first in blocks]
@@ -177,25 +179,17 @@ class _Probe:
             ):
                 yield _stacked(features), labels
             return
+        features, labels = self.network.train
         order = rng.epoch_permutation(seed, epoch, len(indices))
-        for chosen in torch.split(self._rows(indices[order]), batch_size):
+        rows = np.searchsorted(labelled(self.network.images.train), indices[order])
+        for chosen in torch.split(torch.from_numpy(rows).to(labels.device), batch_size):
             self.network.reading.between_batches()
-            yield self._plain(chosen)
+            yield _stacked(features)[chosen], labels[chosen]
 
     @property
     def _view(self) -> View:
         of_one_size = isinstance(self.network.images.train, ArrayImages)
         return PAD_AND_FLIP if self.protocol.images == "padded_crops" and of_one_size else CROP_AND_FLIP
-
-    def _plain(self, rows: Tensor) -> Labelled:
-        """Features (n, L, d), not yet normalised, and labels (n,) of training images as they are."""
-        features, labels = self.network.train
-        return _stacked(features)[rows], labels[rows]
-
-    def _rows(self, indices: Ints) -> Tensor:
-        """Where training images are among the labelled ones, (n,)."""
-        rows = np.searchsorted(labelled(self.network.images.train), indices)
-        return torch.from_numpy(rows).to(self.network.reading.device)
 
     @cached_property
     def _shape(self) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from trainers.evaluate import (
     Reading,
     evaluate_linear,
     evaluate_linear_by_block,
+    features,
     few_labels,
     measure_accuracy,
 )
@@ -157,13 +158,12 @@ def probe(network: FrozenNetwork, linear: Linear, seed: int = 0) -> _Probe:
 
 def test_isds_normalisation_makes_unit_features_standard_over_the_training_images() -> None:
     network = frozen(nn.Sequential(nn.Flatten(), nn.Linear(192, 7)))
-    features, _ = network.train
-    unit = features / features.norm(dim=1, keepdim=True)
+    raw, _ = network.train
+    unit = raw / raw.norm(dim=1, keepdim=True)
     expected = (unit - unit.mean(0)) / torch.sqrt(unit.var(0, unbiased=True) + 1e-5)
-    result = probe(network, Linear(protocol="isd"))._normalise(features[:, None])
-    torch.testing.assert_close(result[:, 0], expected)
-    raw = probe(network, Linear(protocol="moco"))._normalise(features[:, None])
-    assert torch.equal(raw[:, 0], features)
+    normalised = probe(network, Linear(protocol="isd"))._normalise(raw[:, None])
+    torch.testing.assert_close(normalised[:, 0], expected)
+    assert torch.equal(probe(network, Linear(protocol="moco"))._normalise(raw[:, None])[:, 0], raw)
 
 
 @pytest.mark.parametrize("name", ["moco", "simclr", "isd"])
@@ -181,10 +181,10 @@ def test_training_is_that_of_torchs_own_parts(name: ProtocolName) -> None:
     optimizer = torch.optim.SGD(
         layer.parameters(), lr=1.0, momentum=0.9, nesterov=name == "simclr", weight_decay=protocol.train.weight_decay
     )
-    for step, (features, labels) in enumerate(b for epoch in range(2) for b in tested._batches(ALL[:250], epoch)):
+    for step, (inputs, labels) in enumerate(b for epoch in range(2) for b in tested._batches(ALL[:250], epoch)):
         optimizer.param_groups[0]["lr"] = learning_rate(protocol.train, step=step, steps_per_epoch=3)
         optimizer.zero_grad()
-        F.cross_entropy(layer(tested._normalise(features)[:, 0]), labels).backward()
+        F.cross_entropy(layer(tested._normalise(inputs)[:, 0]), labels).backward()
         optimizer.step()
     torch.testing.assert_close(head.weight, layer.weight, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(head.bias, layer.bias, rtol=1e-4, atol=1e-5)
@@ -259,8 +259,12 @@ def vision_transformer() -> FrozenNetwork:
     return frozen(VisionTransformer(image_size=8, patch_size=4, depth=3, dim=16, heads=2, frozen_patch_projection=True))
 
 
+@pytest.mark.parametrize("blocks_bytes", [features._BLOCKS_BYTES, 1])
 @pytest.mark.parametrize("name", ["fast", "sdssl"])
-def test_each_block_has_the_classifier_that_it_would_have_alone(name: ProtocolName) -> None:
+def test_each_block_has_the_classifier_that_it_would_have_alone(
+    name: ProtocolName, blocks_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_BLOCKS_BYTES", blocks_bytes)
     network, linear = vision_transformer(), Linear(protocol=name, epochs=1, learning_rate=(0.5, 0.05))
     by_block = dict(evaluate_linear_by_block(network, linear, ALL, GROUPS, seed=0, split_seed=0))
     assert list(by_block) == [1, 2, 3]
@@ -279,8 +283,8 @@ def test_new_crops_are_seen_in_each_epoch_and_plain_images_in_the_fast_protocol(
 
     def epochs(tested: _Probe) -> Iterator[tuple[Tensor, Tensor]]:
         for epoch in range(2):
-            features, labels = zip(*tested._batches(ALL[:100], epoch), strict=True)
-            yield torch.cat(features)[:, 0], torch.cat(labels)
+            inputs, labels = zip(*tested._batches(ALL[:100], epoch), strict=True)
+            yield torch.cat(inputs)[:, 0], torch.cat(labels)
 
     for tested, are_equal in ((crops, False), (plain, True)):
         (first, labels), (second, other_labels) = epochs(tested)
