@@ -16,13 +16,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from trainers.backbones import VisionTransformer
 from trainers.config import Data, Linear
 from trainers.config.evaluate import LinearProtocol as ProtocolName
 from trainers.config.views import CROP_AND_FLIP, PAD_AND_FLIP
-from trainers.data import ArrayImages, ImageData, digits, training_subset
+from trainers.data import ArrayImages, ImageData, digits, load_named, training_subset
 from trainers.evaluate import (
     Accuracy,
     FrozenNetwork,
@@ -371,3 +372,20 @@ def _accuracies() -> list[Accuracy]:
     linear = Linear(protocol="moco", batch_size=50, epochs=2, learning_rate=(0.1, 1.0))
     blocks = evaluate_linear_by_block(network, linear, ALL[:130], GROUPS, **options)
     return [*(accuracy for _, accuracy in blocks), evaluated(network, Linear(epochs=2), ALL[:200])]
+
+
+def test_files_of_any_size_are_cropped_and_not_padded(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 3)):
+        for label in "ab":
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(count):
+                height, width = random.integers(10, 30, 2)
+                pixels = random.integers(0, 100, (height, width, 3)) + (150 if label == "b" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / label / f"{number}.png")
+    images = load_named("image_folder", tmp_path, tmp_path / "cache")
+    network = frozen(nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), images)
+    linear = Linear(protocol="sdclr", epochs=4, batch_size=5, learning_rate=0.3)
+    assert probe(network, linear)._view == CROP_AND_FLIP
+    result = evaluate_linear(network, linear, np.arange(16), None, seed=0, split_seed=0)
+    assert (result.top1, result.top5) == (100.0, None)
