@@ -205,6 +205,7 @@ def test_another_axis_leaves_the_ids_of_the_old_cells(
 def test_where_and_how_a_run_is_carried_out_does_not_matter(
     flat: dict[str, Any], name: str, sections: dict[str, Any], outside: dict[str, Any]
 ) -> None:
+    flat |= {"train.batch_size": 256}  # batch-norm groups for four processes
     changed = {"name": name, "base": nested({**flat, **outside}), **sections}
     assert ids(changed) == ids({"name": "x", "base": nested(flat)})
 
