@@ -3,17 +3,21 @@
 Decoding, cropping and resizing happen here, image by image, because files have sizes of their own; colours and
 normalisation follow in batches on the device. Memory is bounded by the few batches that workers prepare in advance.
 
-Workers are plain processes that answer through pipes. torch's DataLoader would pass batches through /dev/shm, which
-containers keep small, and turns the death of a worker into an exception at an arbitrary line of the training loop.
+Workers are plain processes with a pipe each. torch's DataLoader would pass batches through /dev/shm, which containers
+keep small, and turns the death of a worker into an exception at an arbitrary line of the training loop. An executor of
+concurrent.futures has one pipe for all answers, and waits for ever for the rest of one whose worker was killed while it
+wrote; here the end of a worker is the end of its pipe.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +40,8 @@ _EVALUATION_MARGIN = 256 / 224
 
 #: Batches that are decoded in advance, for each worker.
 _AHEAD = 2
+#: Seconds to wait for the exit code of a worker whose pipe has ended.
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,12 @@ class RandomCrops:
     seed: int
     size: int
 
-    def __call__(self, batch: Request) -> Pixels:
+    def __call__(self, request: Request) -> Pixels:
         streams = augment.view_streams(
-            self.views, seed=self.seed, epoch=batch.epoch, step=batch.step, indices=batch.indices
+            self.views, seed=self.seed, epoch=request.epoch, step=request.step, indices=request.indices
         )
-        result = np.empty((len(self.views), len(batch.indices), 3, self.size, self.size), np.uint8)
-        for place, index in enumerate(batch.indices):
+        result = np.empty((len(self.views), len(request.indices), 3, self.size, self.size), np.uint8)
+        for place, index in enumerate(request.indices):
             image = decode(self.images.archive, self.images.names[index])
             for number, (view, stream) in enumerate(zip(self.views, streams, strict=True)):
                 result[number, place] = _random_crop(image, view, stream.rows(np.array([place])), self.size)
@@ -80,9 +86,9 @@ class CentreCrops:
     images: FileImages
     size: int
 
-    def __call__(self, batch: Request) -> Pixels:
-        result = np.empty((len(batch.indices), 3, self.size, self.size), np.uint8)
-        for place, index in enumerate(batch.indices):
+    def __call__(self, request: Request) -> Pixels:
+        result = np.empty((len(request.indices), 3, self.size, self.size), np.uint8)
+        for place, index in enumerate(request.indices):
             result[place] = _centre_crop(decode(self.images.archive, self.images.names[index]), self.size)
         return result
 
@@ -96,58 +102,116 @@ class Decoder:
     """
 
     def __init__(self, crops: Callable[[Request], Pixels], *, workers: int) -> None:
-        self._crops, self._workers = crops, workers
-        self._pool: ProcessPoolExecutor | None = None
+        self._crops, self._num_workers = crops, workers
+        self._workers: list[_Worker] = []
 
-    def decode(self, batches: Iterable[Request]) -> Iterator[Tensor]:
+    def decode(self, requests: Iterable[Request]) -> Iterator[Tensor]:
         """The decoded batches, uint8, in order.
 
         Raises:
             DataProblem: an image of the batch cannot be decoded.
-            BrokenProcessPool: a worker was killed.
+            WorkerDied: a worker was killed.
         """
-        if not self._workers:
-            yield from (torch.from_numpy(self._crops(batch)) for batch in batches)
+        if not self._num_workers:
+            yield from (torch.from_numpy(self._crops(request)) for request in requests)
             return
-        pool = self._started_pool()
-        pending: deque[Future[Pixels]] = deque()
+        self._start()
+        pending: deque[_Worker] = deque()
         try:
-            for batch in batches:
-                pending.append(pool.submit(_decode_in_worker, batch))
-                if len(pending) > _AHEAD * self._workers:
-                    yield torch.from_numpy(pending.popleft().result())
+            for number, request in enumerate(requests):
+                worker = self._workers[number % self._num_workers]
+                worker.ask(request)
+                pending.append(worker)
+                if len(pending) > _AHEAD * self._num_workers:
+                    yield torch.from_numpy(pending.popleft().answer())
             while pending:
-                yield torch.from_numpy(pending.popleft().result())
+                yield torch.from_numpy(pending.popleft().answer())
         finally:  # the epoch may end early
-            for future in pending:
-                future.cancel()
+            for worker in pending:
+                worker.forget()
 
     def close(self) -> None:
         """End the workers. The next batch would start new ones."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        self._workers.clear()
 
-    def _started_pool(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            # Forked workers inherit the list of files, which may be long, instead of receiving it with every batch.
-            self._pool = ProcessPoolExecutor(
-                self._workers, mp_context=get_context("fork"), initializer=_start_worker, initargs=(self._crops,)
-            )
-        return self._pool
+    def _start(self) -> None:
+        while len(self._workers) < self._num_workers:
+            self._workers.append(_Worker(self._crops))
 
 
-_crops_of_worker: Callable[[Request], Pixels]
+class WorkerDied(RuntimeError):
+    """A process that decodes images was killed, or has crashed."""
 
 
-def _start_worker(crops: Callable[[Request], Pixels]) -> None:
-    global _crops_of_worker  # noqa: PLW0603 (a process of its own: the only way to hand it something that stays)
-    _crops_of_worker = crops
+class _Worker:
+    """A process that answers requests in their order. It is killed when nobody refers to it any more."""
+
+    def __init__(self, crops: Callable[[Request], Pixels]) -> None:
+        # A forked worker inherits the list of files, which may be long, instead of receiving it with every batch.
+        context = get_context("fork")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(crops, theirs, self._pipe), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the worker holds the only other end
+        self._num_forgotten = 0
+        weakref.finalize(self, _end, self._process, self._pipe)
+
+    def ask(self, request: Request) -> None:
+        """Queue a request."""
+        try:
+            self._pipe.send(request)
+        except OSError as error:
+            raise self._death() from error
+
+    def forget(self) -> None:
+        """Do without the answer to one request."""
+        self._num_forgotten += 1
+
+    def answer(self) -> Pixels:
+        """The answer to the oldest request that is not forgotten.
+
+        Raises:
+            DataProblem: what the worker raised.
+            WorkerDied: it did not answer.
+        """
+        try:
+            for _ in range(self._num_forgotten):
+                self._pipe.recv()
+            self._num_forgotten = 0
+            answer: Pixels | Exception = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._death() from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _death(self) -> WorkerDied:
+        self._process.join(_PATIENCE_S)
+        code = self._process.exitcode
+        how = f"was killed by signal {-code} (out of memory?)" if code is not None and code < 0 else f"ended ({code})"
+        return WorkerDied(f"a process that decodes images {how}")
+
+
+def _end(process: ForkProcess, pipe: Connection) -> None:
+    process.kill()  # it holds nothing that could be lost
+    process.join()
+    pipe.close()
+
+
+def _work(crops: Callable[[Request], Pixels], pipe: Connection, parents_end: Connection) -> None:
+    """Answer requests until the parent is gone."""
     shield_worker()
-
-
-def _decode_in_worker(batch: Request) -> Pixels:
-    return _crops_of_worker(batch)
+    parents_end.close()
+    while True:
+        try:
+            request = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer: Pixels | Exception = crops(request)
+        except Exception as error:  # noqa: BLE001 (raised again where the batch is used)
+            answer = error
+        pipe.send(answer)
 
 
 _PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from trainers.data import (
     digits,
     training_subset,
 )
+from trainers.data.decoding import WorkerDied
 from trainers.data.images import ImageSet
 from trainers.data.loader import TrainLoader, eval_batches, view_batches
 
@@ -263,7 +263,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
     next(views)
     for worker in multiprocessing.active_children():
         worker.kill()
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(WorkerDied):
         list(views)
 
 
