@@ -23,9 +23,9 @@ from orchestrator.report.model import (
 from orchestrator.runs import ReportOptions
 
 #: Last parts of the names of metrics that are shares of correct answers in percent.
-ACCURACIES = ("top1", "top5", "per_class", "many", "medium", "few", "class_std")
+ACCURACIES = ("top1", "top5", "class_mean", "many", "medium", "few", "class_std")
 #: Those that guessing gets right one time in as many as there are classes.
-_GUESSABLE = ("top1", "per_class", "many", "medium", "few")
+_GUESSABLE = ("top1", "class_mean", "many", "medium", "few")
 GROUPS = ("many", "medium", "few")
 
 
