@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,9 +86,13 @@ def test_each_protocol_measures_the_networks_under_its_names() -> None:
 
 
 def test_another_data_set_is_evaluated_with_its_own_classes_and_this_ones_statistics() -> None:
-    config = configured({"knn": {"k": 5}, "transfer": [{"name": "digits", "knn": {"k": 5}, "linear": None}]})
-    assessment = assessed(config, transfers={"digits": DIGITS})
+    plain = {"name": "digits", "knn": {"k": 5}, "linear": None}
+    config = configured({"knn": {"k": 5}, "transfer": [plain, plain | {"label": "large", "image_size": 16}]})
+    # The network was trained on images normalised by the run's statistics; another data set's own play no part.
+    other = replace(DIGITS, mean=(0.0, 0.0, 0.0), std=(9.0, 9.0, 9.0))
+    assessment = assessed(config, transfers={"digits": other, "large": DIGITS})
     assert assessment.metrics["eval/transfer_digits_knn/top1"] == assessment.metrics["eval/knn/top1"]
+    assert assessment.metrics["eval/transfer_large_knn/top1"] != assessment.metrics["eval/knn/top1"]
     assert "eval/transfer_digits_linear/top1" not in assessment.metrics
     assert "eval/transfer_digits_knn/class_mean" not in assessment.metrics
 

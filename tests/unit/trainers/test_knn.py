@@ -154,7 +154,13 @@ def test_every_variant_gets_what_it_would_get_alone() -> None:
         ]
     }
     assert together == alone
-    assert len({result.top1 for result in together.values()}) >= 4, "the options make a difference"
+    for name, weighted in (("", False), ("_weighted", True)):
+        (bank, bank_labels), (queries, labels) = network.train, network.test
+        predictions = knn_predict(
+            bank, bank_labels, queries, k=20, temperature=knn.temperature, weighted=weighted, num_classes=10
+        )
+        assert together[name].top1 == 100 * (predictions == labels).double().mean().item()
+    assert together[""] != together["_weighted"]
     assert 95 < together["_k1"].top1 < 100  # raw pixels of digits are a good representation
 
 

@@ -34,7 +34,7 @@ from trainers.evaluate import (
     few_labels,
     measure_accuracy,
 )
-from trainers.evaluate.linear import _Probe
+from trainers.evaluate.linear import _Probe, _score
 from trainers.evaluate.protocols import LINEAR_PROTOCOLS, linear_protocol
 from trainers.schedule import learning_rate
 
@@ -250,6 +250,12 @@ def test_a_learning_rate_that_diverges_is_not_chosen() -> None:
     network = frozen(nn.Flatten())
     linear = Linear(protocol="moco", learning_rate=(3e38, 1e-2), epochs=2)
     assert evaluated(network, linear) == evaluated(network, linear.model_copy(update={"learning_rate": (1e-2,)}))
+
+
+def test_what_has_diverged_scores_less_than_what_is_always_wrong() -> None:
+    wrong = _score(torch.tensor([[9.0, 0.0]] * 3), torch.ones(3, dtype=torch.int64))
+    diverged = _score(torch.full((3, 2), math.nan), torch.zeros(3, dtype=torch.int64))
+    assert diverged < wrong < _score(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
 
 
 # --- blocks, images, few labels
