@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from trainers.batch import Batch
+from trainers.build import build, read_spec
 from trainers.config import SCHEMA_VERSION, RunConfig
 from trainers.journal import Journal, StatusFile
 from trainers.loop import cross_boundary, train_step
@@ -29,7 +30,7 @@ from trainers.methods import build_method
 from trainers.methods.base import Progress
 from trainers.optimizers import build_optimizer
 from trainers.rundir import RunDir
-from trainers.train import build, read_spec, resume
+from trainers.train import resume
 from trainers.training import Training
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.batch import Batch
+from trainers.build import build, read_spec
 from trainers.journal import Journal, StatusFile
 from trainers.loop import Diverged, save, train_step
 from trainers.methods.base import Method, Progress
 from trainers.optimizers import build_optimizer
 from trainers.rundir import RunDir
-from trainers.train import build, read_spec
 from trainers.training import Training
 
 MakeRun = Callable[..., RunDir]

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from trainers.build import build, read_spec
 from trainers.data.loader import eval_batches
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile
 from trainers.loop import Stopped
 from trainers.rundir import Result, RunDir, atomic
-from trainers.train import build, carry_out, read_spec
+from trainers.train import carry_out
 
 MakeRun = Callable[..., RunDir]
 
