@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ from orchestrator.ledger import RunRow, Wanted
 from orchestrator.state import RunState, count_states
 from orchestrator.submission import Submission, check, check_data, submit
 from orchestrator.workspace import find_workspace, trial_workspace
-from trainers.config.advice import advice
+from trainers.config.advice import advice_on
 
 #: More rows than this are of no use to a reader; `--all` and `--json` print them.
 _MAX_PLAN_ROWS = 60
@@ -70,7 +69,7 @@ def plan_file(
         measured,
     )
     rows = [(cell.run_id, cell.axes, str(states.get(cell.run_id, RunState.PLANNED))) for cell in cells]
-    advised = Counter(sentence for cell in cells for sentence in advice(cell.config))
+    advised = advice_on(cell.config for cell in cells)
     if as_json:
         display.print_json(
             {

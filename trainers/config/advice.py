@@ -7,7 +7,8 @@ Papers and code bases use most of them on purpose somewhere, so nothing here is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from trainers.config.data import Balanced, Data, Full, LongTailed, StepProfile
@@ -47,6 +48,24 @@ def advice(config: RunConfig) -> Iterator[str]:
     yield from _leaks_of_batch_norm(config)
     for key, linear in _linear_sections(config):
         yield from _rates_of_other_features(key, linear)
+
+
+def advice_on(configs: Iterable[RunConfig]) -> Counter[str]:
+    """What is probably not meant -> how many of these runs it is about.
+
+    The runs of a grid share their sections; runs that share all sections that advice looks at are looked at once.
+    """
+    alike: Counter[tuple[int, ...]] = Counter()
+    examples: dict[tuple[int, ...], RunConfig] = {}
+    for config in configs:
+        key = (id(config.method), id(config.data), id(config.train), id(config.evaluate))
+        alike[key] += 1
+        examples.setdefault(key, config)
+    counts: Counter[str] = Counter()
+    for key, config in examples.items():
+        for sentence in advice(config):
+            counts[sentence] += alike[key]
+    return counts
 
 
 def long_queue(queue_size: int, num_images: int) -> Iterator[str]:
