@@ -62,9 +62,9 @@ def advice_on(configs: Iterable[RunConfig]) -> Counter[str]:
         alike[key] += 1
         examples.setdefault(key, config)
     counts: Counter[str] = Counter()
-    for key, config in examples.items():
+    for shared, config in examples.items():
         for sentence in advice(config):
-            counts[sentence] += alike[key]
+            counts[sentence] += alike[shared]
     return counts
 
 
