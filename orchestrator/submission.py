@@ -18,7 +18,7 @@ from orchestrator.backends.base import Backend, JobShape
 from orchestrator.controller import Controller, job_shape
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.experiment import Cell, Experiment
-from orchestrator.ledger import JobRow, NewRun
+from orchestrator.ledger import JobRow, Ledger, NewRun
 from orchestrator.spec import RunSpec, provenance
 from orchestrator.state import RunState
 from orchestrator.workspace import Workspace
@@ -157,6 +157,21 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
         num_to_evaluate=to_evaluate,
         num_failed=sum(state in (RunState.FAILED, RunState.LOST) for state in states.values()),
     )
+
+
+def to_evaluate(cells: Sequence[Cell], ledger: Ledger, workspace: Workspace) -> set[str]:
+    """Completed runs of which a protocol is asked for that their results lack: submitting would evaluate them."""
+    states = ledger.states([cell.run_id for cell in cells])
+    completed = [cell for cell in cells if states.get(cell.run_id) is RunState.COMPLETED]
+    known = ledger.configs([cell.run_id for cell in completed])
+    found = set()
+    for cell in completed:
+        # A run directory is read only where something has changed: there may be ten thousand.
+        if known[cell.run_id]["evaluate"] != cell.config.evaluate.model_dump(mode="json"):
+            result = workspace.run_dir(cell.run_id).read_result()
+            if result is not None and not result.holds(cell.config.evaluate.protocols()):
+                found.add(cell.run_id)
+    return found
 
 
 def _check_backend(experiment: Experiment, cells: Iterable[Cell], backend: Backend) -> None:

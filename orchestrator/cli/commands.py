@@ -24,7 +24,7 @@ from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.forecast import Measured, Planned, forecast
 from orchestrator.ledger import RunRow, Wanted
 from orchestrator.state import RunState, count_states
-from orchestrator.submission import Submission, check, check_data, submit
+from orchestrator.submission import Submission, check, check_data, submit, to_evaluate
 from orchestrator.workspace import find_workspace, trial_workspace
 from trainers.config.advice import advice_on
 
@@ -56,9 +56,12 @@ def plan_file(
     cells = experiment.cells()
     states: dict[str, RunState] = {}
     measured: list[Measured] = []
+    lacking: set[str] = set()
     if find_workspace(workspace).ledger_path.exists():
-        ledger = open_session(workspace).ledger
+        session = open_session(workspace)
+        ledger = session.ledger
         states = ledger.states([cell.run_id for cell in cells])
+        lacking = to_evaluate(cells, ledger, session.workspace)
         measured = [Measured(config, seconds) for config, seconds in ledger.completed_durations()]
     to_do = [cell for cell in cells if states.get(cell.run_id) is not RunState.COMPLETED]
     outlook = forecast(
@@ -68,7 +71,10 @@ def plan_file(
         ),
         measured,
     )
-    rows = [(cell.run_id, cell.axes, str(states.get(cell.run_id, RunState.PLANNED))) for cell in cells]
+    rows = [
+        (cell.run_id, cell.axes, "to evaluate" if cell.run_id in lacking else states.get(cell.run_id, RunState.PLANNED))
+        for cell in cells
+    ]
     advised = advice_on(cell.config for cell in cells)
     if as_json:
         display.print_json(
@@ -90,6 +96,8 @@ def plan_file(
     for sentence, num_runs in advised.items():
         console.print(f"{sentence} ({num_runs} of {len(rows)} runs)", style="yellow", soft_wrap=True)
     console.print(f"\n{experiment.name}: {len(rows)} runs, {len(rows) - len(to_do)} done, {len(to_do)} to do")
+    if lacking:
+        console.print(f"{len(lacking)} of those done will be evaluated by what is new, and not trained")
     if outlook.known_runs:
         unknown = f"; {outlook.unknown_runs} runs are like none measured yet" if outlook.unknown_runs else ""
         console.print(

@@ -88,7 +88,9 @@ def trained(folder: Folder) -> dict[str, Any]:
 
 def test_what_is_new_is_evaluated_and_the_rest_left_alone(finished: Folder) -> None:
     before, points_before = trained(finished), finished.points()
-    code, output = finished.sweep("evaluate", "again", "--set", "evaluate.linear={epochs: 3}")
+    asked = ("--set", "evaluate.linear={epochs: 3}")
+    assert "2 of those done will be evaluated by what is new" in finished.sweep("plan", "again.yaml", *asked)[1]
+    code, output = finished.sweep("evaluate", "again", *asked)
     assert code == 0, output
     assert "2 finished runs will be evaluated by what is new, and not trained" in output
     assert trained(finished) == before
