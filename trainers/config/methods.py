@@ -8,12 +8,13 @@ trains on, and which settings of a run cannot work with it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from trainers.config import views
-from trainers.config.backbones import ViT
+from trainers.config.backbones import Backbone, ViT
+from trainers.config.data import Data
 from trainers.config.fields import (
     Inconsistent,
     Momentum,
@@ -23,10 +24,16 @@ from trainers.config.fields import (
     Section,
     added_later,
 )
+from trainers.config.train import Train
 from trainers.config.views import View
 
-if TYPE_CHECKING:
-    from trainers.config.run import RunConfig
+
+class Others(NamedTuple):
+    """The sections of a run that a method may not go together with."""
+
+    data: Data
+    backbone: Backbone
+    train: Train
 
 
 class MethodOptions(Section):
@@ -45,8 +52,8 @@ class MethodOptions(Section):
         """The views of an image that the method trains on, as its paper draws them."""
         raise NotImplementedError
 
-    def inconsistencies(self, config: RunConfig) -> Iterator[Inconsistent]:  # noqa: ARG002 (a method may have none)
-        """What of ``config`` cannot work with this method, most important first."""
+    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:  # noqa: ARG002 (a method may have none)
+        """What of a run's other sections cannot work with this method, most important first."""
         yield from ()
 
 
@@ -64,9 +71,9 @@ class GroupedOptions(MethodOptions):
     #: Embed the keys in another order than the queries, so that a group tells nothing about which key is whose.
     shuffle_keys: bool = added_later(True, neutral=True)
 
-    def inconsistencies(self, config: RunConfig) -> Iterator[Inconsistent]:
-        group, batch = self.bn_group_size, config.train.batch_size // config.train.accumulation
-        named = "train.batch_size" if config.train.accumulation == 1 else "train.batch_size / train.accumulation"
+    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:
+        group, batch = self.bn_group_size, others.train.batch_size // others.train.accumulation
+        named = "train.batch_size" if others.train.accumulation == 1 else "train.batch_size / train.accumulation"
         if group is None:
             return
         if group < 2:
@@ -86,15 +93,15 @@ class QueueOptions(GroupedOptions):
 
     queue_size: PositiveInt
 
-    def inconsistencies(self, config: RunConfig) -> Iterator[Inconsistent]:
-        batch = config.train.batch_size
+    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:
+        batch = others.train.batch_size
         if self.queue_size % batch:
             yield Inconsistent(
                 "method.queue_size",
                 f"queue_size={self.queue_size} is not a multiple of train.batch_size={batch}; "
                 f"{_neighbouring_multiples(self.queue_size, batch)} would be",
             )
-        yield from super().inconsistencies(config)
+        yield from super().inconsistencies(others)
 
 
 def _neighbouring_multiples(value: int, of: int) -> str:
@@ -189,11 +196,11 @@ class BYOLAsym(GroupedOptions):
 class BatchOptions(MethodOptions):
     """A method whose images are compared with each other, batch statistics taken over all of them."""
 
-    def inconsistencies(self, config: RunConfig) -> Iterator[Inconsistent]:
-        if config.train.batch_size // config.train.accumulation < 2:
+    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:
+        if others.train.batch_size // others.train.accumulation < 2:
             yield Inconsistent(
                 "train.batch_size",
-                f"batch_size={config.train.batch_size} gives batch norm nothing to average; use 2 or more",
+                f"batch_size={others.train.batch_size} gives batch norm nothing to average; use 2 or more",
             )
 
 
@@ -350,8 +357,8 @@ class SDSSL(BatchOptions):
             return views.sdssl_batch_views()
         return views.MOCO_V3_FIRST, views.MOCO_V3_SECOND
 
-    def inconsistencies(self, config: RunConfig) -> Iterator[Inconsistent]:
-        backbone = config.backbone
+    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:
+        backbone = others.backbone
         if not isinstance(backbone, ViT):
             yield Inconsistent(
                 "backbone",
@@ -370,7 +377,7 @@ class SDSSL(BatchOptions):
                     f"method.{option}",
                     f"{option}={value} has no meaning with base={self.base}; it belongs to {' and '.join(bases)}",
                 )
-        yield from super().inconsistencies(config)
+        yield from super().inconsistencies(others)
 
 
 # --- the upper and the lower row of the papers' tables ---------------------------------------------------------------
@@ -386,12 +393,12 @@ class Supervised(BatchOptions):
     def views(self) -> tuple[View, ...]:
         return (views.CROP_AND_FLIP,)
 
-    def inconsistencies(self, config: RunConfig) -> Iterator[Inconsistent]:
-        if config.data.unlabelled:
+    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:
+        if others.data.unlabelled:
             yield Inconsistent(
                 "data.unlabelled", "unlabelled=true trains on images without labels, and method supervised needs them"
             )
-        yield from super().inconsistencies(config)
+        yield from super().inconsistencies(others)
 
 
 class Random(MethodOptions):

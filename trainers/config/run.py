@@ -11,7 +11,7 @@ from trainers.config.backbones import Backbone, ResNet18, ViT
 from trainers.config.data import Augment, Data, ViewOverrides
 from trainers.config.evaluate import Evaluate
 from trainers.config.fields import Inconsistent, NaturalInt, NonNegativeFloat, PositiveInt, Section
-from trainers.config.methods import SDSSL, Method, MoCoV2
+from trainers.config.methods import SDSSL, Method, MoCoV2, Others
 from trainers.config.train import SGD, Train
 from trainers.config.views import View
 
@@ -79,7 +79,7 @@ def _overridden(view: View, overrides: ViewOverrides) -> View:
 def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
     """Every pair of options of ``config`` that does not fit together, most important first."""
     train, backbone = config.train, config.backbone
-    yield from config.method.inconsistencies(config)
+    yield from config.method.inconsistencies(Others(config.data, backbone, train))
     if isinstance(backbone, ViT):
         if config.data.side % backbone.patch_size:
             yield Inconsistent(
