@@ -15,9 +15,20 @@ from trainers.rundir import Metric, RunDir
 KNN = "eval/knn/top1"
 
 
+def comparable_loss(metrics: dict[str, float]) -> float:
+    """The part of a loss that falls while a method learns, where the loss itself changes its meaning on the way.
+
+    ISD's divergence is a cross-entropy minus the entropy of targets that grow sharper; the weight of SDSSL's
+    intermediate blocks grows from 0.
+    """
+    if "train/target_entropy" in metrics:
+        return metrics["train/loss"] + metrics["train/target_entropy"]
+    return metrics.get("train/loss_out", metrics["train/loss"])
+
+
 def of_epoch(lines: list[Metric], epoch: int) -> float:
-    """Mean of the training losses that were logged in an epoch (from 1)."""
-    losses = [line.metrics["train/loss"] for line in lines if epoch - 1 < line.epoch <= epoch]
+    """Mean of the losses that were logged in an epoch (from 1)."""
+    losses = [comparable_loss(line.metrics) for line in lines if epoch - 1 < line.epoch <= epoch]
     return sum(losses) / len(losses)
 
 
