@@ -128,7 +128,7 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
     folder = Path.cwd()
     ledger.register(
         name=experiment.name,
-        path=str(experiment.path),
+        path=str(experiment.path.absolute()),  # later commands may be called from elsewhere
         text=experiment.text,
         digest=experiment.digest,
         axes=experiment.axes,

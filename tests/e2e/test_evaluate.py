@@ -36,19 +36,19 @@ class Folder:
         self.workspace = path / "sweeps"
         (path / "again.yaml").write_text(EXPERIMENT)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         return subprocess.Popen(
             [sys.executable, "-m", "orchestrator", *arguments],
-            cwd=self.path,
+            cwd=cwd or self.path,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def sweep(self, *arguments: str) -> tuple[int, str]:
-        process = self.start(*arguments)
+    def sweep(self, *arguments: str, cwd: Path | None = None) -> tuple[int, str]:
+        process = self.start(*arguments, cwd=cwd)
         output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
@@ -105,7 +105,9 @@ def test_what_is_new_is_evaluated_and_the_rest_left_alone(finished: Folder) -> N
     assert {name for _, name, _ in set(points) - set(points_before)} >= {"eval/linear/top1"}
     assert not [key for key, count in points.items() if count > 1 and key[1].startswith("eval/linear")]
 
-    code, output = finished.sweep("evaluate", "again")
+    elsewhere = finished.path / "elsewhere"
+    elsewhere.mkdir()
+    code, output = finished.sweep("evaluate", "again", f"--workspace={finished.workspace}", cwd=elsewhere)
     assert code == 0, output
     assert "will be evaluated" not in output
     assert finished.points() == points
