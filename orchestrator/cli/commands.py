@@ -125,16 +125,16 @@ def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspac
 
 
 def evaluate_experiment(session: Session, name: str | None, overrides: Sequence[str], workspace: str | None) -> int:
-    """``sweep evaluate``: the experiment as it was submitted, with other settings of its evaluation.
+    """``sweep evaluate``: the experiment as it was submitted, with other settings of its evaluation and report.
 
     Raises:
         InputError: a setting is none of the evaluation, or the file is not the one that was submitted.
     """
     row = session.ledger.experiment(find_experiment(session, name))
-    foreign = next((text for text in overrides if not text.strip().startswith("evaluate")), None)
+    foreign = next((text for text in overrides if not text.strip().startswith(("evaluate", "report"))), None)
     if foreign is not None:
         raise InputError(
-            f"--set {foreign} is no setting of the evaluation; `sweep evaluate` takes evaluate.* "
+            f"--set {foreign} is no setting of the evaluation; `sweep evaluate` takes evaluate.* and report.* "
             f"(`sweep plan {row.path}` shows what another setting would train)"
         )
     settings = [*row.provenance["experiment"]["overrides"], *overrides]
