@@ -192,8 +192,8 @@ def folder_data(root: Path) -> ImageData:
     return data.load(folder_run(root).data, root / "cache")
 
 
-def folder_run(root: Path, workers: int = 0) -> RunConfig:
-    section = {"name": "image_folder", "root": str(root), "image_size": 24, "profile": {"name": "balanced"}}
+def folder_run(root: Path, workers: int = 0, image_size: int = 24) -> RunConfig:
+    section = {"name": "image_folder", "root": str(root), "image_size": image_size, "profile": {"name": "balanced"}}
     return run(8, data=section, runtime={"workers": workers})
 
 
@@ -258,12 +258,15 @@ def wait_until_shielded(pid: int) -> None:
     raise AssertionError(f"worker {pid} does not ignore SIGTERM")
 
 
-def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
-    views = loader(folder_run(image_folder(tmp_path, per_class=40), 1), folder_data(tmp_path)).epoch(0)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path, workers: int) -> None:
+    """Batches are larger than a pipe holds, so that workers that are ahead are killed in the middle of an answer."""
+    config = folder_run(image_folder(tmp_path, per_class=40), workers, image_size=224)
+    views = loader(config, folder_data(tmp_path)).epoch(0)
     next(views)
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    with pytest.raises(WorkerDied):
+    time.sleep(0.5)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(WorkerDied, match="a process that decodes images was killed by signal 9"):
         list(views)
 
 
