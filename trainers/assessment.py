@@ -150,8 +150,8 @@ class Assessor:
         """Evaluate a method's networks on the test images. A collective; equal on every rank.
 
         Args:
-            only_first: leave out all but the network that the paper evaluates. Before training the others are its copies,
-                but for BYOL with an independent teacher.
+            only_first: leave out all but the network that the paper evaluates. Before training the others are copies
+                of it, but for BYOL with an independent teacher.
             protocols: keys of those to run, of those that the configuration asks for; all for None.
             skip: keys of those to leave out.
         """
