@@ -152,7 +152,14 @@ class Controller:
             if record is not None and record.token == job.token:
                 attempt = record
                 break
-        return Evidence(run_dir.is_complete(), attempt, run_dir.read_status())
+        has_result = run_dir.is_complete()
+        is_asked_more = has_result and self._is_asked_more(job.run_id, run_dir)
+        return Evidence(has_result, is_asked_more, attempt, run_dir.read_status())
+
+    def _is_asked_more(self, run_id: str, run_dir: RunDir) -> bool:
+        """Whether the user has asked for another evaluation since the job was given its spec."""
+        result, config = run_dir.read_result(), self.ledger.configs([run_id])[run_id]
+        return result is not None and not result.holds(_protocols(config))
 
     def _living(self, job: JobRow, state: JobState) -> LivingJob:
         now = self._clock()
@@ -267,10 +274,14 @@ def write_spec(run_dir: RunDir, run_id: str, config: Mapping[str, Any], origin: 
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "config": config,
-        "protocols": Evaluate.model_validate(config["evaluate"]).protocols(),
+        "protocols": _protocols(config),
         "provenance": origin,
     }
     atomic.write_json(run_dir.spec_path, spec)
+
+
+def _protocols(config: Mapping[str, Any]) -> dict[str, str]:
+    return Evaluate.model_validate(config["evaluate"]).protocols()
 
 
 def is_owner_alive(owner: str) -> bool:

@@ -53,11 +53,14 @@ class Evidence:
     """What stands in the run directory.
 
     Attributes:
+        has_result: there is a result, with every protocol that the job was given.
+        is_asked_more: by now, a protocol is asked for that the result lacks.
         attempt: record of the job's newest attempt; None if its launcher has not begun one.
         status: the trainer's status, whichever attempt wrote it.
     """
 
     has_result: bool = False
+    is_asked_more: bool = False
     attempt: AttemptRecord | None = None
     status: Status | None = None
 
@@ -125,6 +128,8 @@ def decide(run: RunPicture, retries: Retries, absence_deadline_s: float) -> list
         if job is None:
             return [] if run.state is RunState.COMPLETED else [Move(run.run_id, RunState.COMPLETED)]
         if job.state in (JobState.ENDED, JobState.ABSENT):
+            if run.evidence.is_asked_more:
+                return [_end(run, job, Cause.DONE, "", RunState.PREEMPTED, "its evaluation has changed")]
             return [_end(run, job, Cause.DONE, "", RunState.COMPLETED, "")]
         return []  # its processes are still leaving; their cores and GPUs are not free yet
     if job is None:

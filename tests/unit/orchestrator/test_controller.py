@@ -279,6 +279,18 @@ class TestFurtherProtocols:
         site.submit("evaluate.linear={}")
         assert site.states() == [RunState.COMPLETED] * 3
 
+    def test_what_is_asked_while_a_job_runs_is_evaluated_after_it(self, site: Site) -> None:
+        controller = site.submit()
+        controller.step("grid")
+        controller = site.submit("evaluate.linear={}")
+        site.complete(controller)
+        assert len(site.scheduler.submissions) == 6, "the jobs that ended knew nothing of the new protocol"
+        for run_dir in site.run_dirs():
+            spec = run_dir.read_spec()
+            assert spec is not None and "linear" in spec["protocols"]
+        site.complete(controller)
+        assert site.states() == [RunState.COMPLETED] * 3
+
     @pytest.mark.parametrize("change", ["evaluate.geometry=null", "evaluate.batch_size=7", "runtime.workers=2"])
     def test_asking_for_less_or_for_the_same_submits_nothing(self, site: Site, change: str) -> None:
         controller = site.submit()
