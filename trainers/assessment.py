@@ -157,7 +157,7 @@ class Assessor:
         """
         keys = [
             key
-            for key in self.config.evaluate.protocols()
+            for key in self.config.evaluate.sections()
             if key not in skip and (protocols is None or key in protocols)
         ]
         measured: dict[str, list[Measured]] = {key: [] for key in keys}
@@ -188,27 +188,18 @@ class Assessor:
         )
 
     def _measure(self, key: str, subject: _Subject) -> Measured:
-        evaluate = self.config.evaluate
-        section = {
-            "knn": evaluate.knn,
-            "linear": evaluate.linear,
-            "few_labels": evaluate.few_labels,
-            "geometry": evaluate.geometry,
-            **{f"transfer_{transfer.title}": transfer for transfer in evaluate.transfer},
-        }[key]
-        match section:
-            case KNN():
+        match self.config.evaluate.sections()[key]:
+            case KNN() as section:
                 return self._knn("knn", section, subject, self.subset)
-            case Linear():
+            case Linear() as section:
                 indices = labelled(self.images.train)
                 return self._linear("linear", section, subject, indices, self.subset.groups)
-            case FewLabels():
+            case FewLabels() as section:
                 return self._few_labels(section, subject)
-            case Geometry():
+            case Geometry() as section:
                 return self._geometry(section, subject)
-            case Transfer():
+            case Transfer() as section:
                 return self._transfer(section, subject)
-        raise AssertionError(f"protocol {key!r} is not asked for")
 
     def _knn(self, name: str, knn: KNN, subject: _Subject, subset: Subset | None) -> Measured:
         network = subject.embedder if knn.features == "projection" else subject.encoder

@@ -164,15 +164,13 @@ class Evaluate(Section):
         A result says in the same way what it holds, so that a finished run is asked only for what is new. A digest
         covers what decides the numbers at the end of a run: not where images lie, nor evaluations on the way.
         """
-        sections: dict[str, Section | None] = {
-            "knn": self.knn,
-            "linear": self.linear,
-            "few_labels": self.few_labels,
-            "geometry": self.geometry,
-            **{f"transfer_{transfer.title}": transfer for transfer in self.transfer},
-        }
         return {
             key: hashlib.sha256(canonical_json([self.networks, identity(section)]).encode()).hexdigest()[:12]
-            for key, section in sections.items()
-            if section is not None
+            for key, section in self.sections().items()
         }
+
+    def sections(self) -> dict[str, KNN | Linear | FewLabels | Geometry | Transfer]:
+        """Options of each protocol that is asked for, by its key."""
+        named = {"knn": self.knn, "linear": self.linear, "few_labels": self.few_labels, "geometry": self.geometry}
+        transfers = {f"transfer_{transfer.title}": transfer for transfer in self.transfer}
+        return {key: section for key, section in {**named, **transfers}.items() if section is not None}

@@ -7,6 +7,7 @@ trains on, and which settings of a run cannot work with it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -36,7 +37,7 @@ class Others(NamedTuple):
     train: Train
 
 
-class MethodOptions(Section):
+class MethodOptions(Section, ABC):
     """What every method says about itself.
 
     Attributes:
@@ -48,9 +49,9 @@ class MethodOptions(Section):
     implementation: ClassVar[str]
     normalises_images: ClassVar[bool] = True
 
+    @abstractmethod
     def views(self) -> tuple[View, ...]:
         """The views of an image that the method trains on, as its paper draws them."""
-        raise NotImplementedError
 
     def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:  # noqa: ARG002 (a method may have none)
         """What of a run's other sections cannot work with this method, most important first."""
