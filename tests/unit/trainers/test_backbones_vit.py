@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -253,13 +250,6 @@ def test_an_evaluation_with_gradient_checkpointing_computes_each_block_once() ->
     vit.use_gradient_checkpointing()
     with torch.no_grad():
         assert torch.equal(vit(images), expected)
-
-
-@pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("one_process")
