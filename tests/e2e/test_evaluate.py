@@ -115,7 +115,8 @@ def test_what_is_new_is_evaluated_and_the_rest_left_alone(finished: Folder) -> N
 
 def test_killed_while_evaluating_the_old_result_stands_until_the_new_one_does(finished: Folder) -> None:
     before = trained(finished)
-    process = finished.start("evaluate", "again", "--set", "evaluate.linear={epochs: 400}")
+    command = ("evaluate", "again", "--set", "evaluate.linear={epochs: 100}")
+    process = finished.start(*command)
     deadline = time.monotonic() + 60
 
     def is_evaluating() -> bool:
@@ -128,7 +129,7 @@ def test_killed_while_evaluating_the_old_result_stands_until_the_new_one_does(fi
     process.kill()
     process.communicate()
     assert all(run_dir.read_result() is not None for run_dir in finished.run_dirs())
-    code, output = finished.sweep("evaluate", "again", "--set", "evaluate.linear={epochs: 4}")
+    code, output = finished.sweep(*command)
     assert code == 0, output
     assert trained(finished) == before
     assert not [key for key, count in finished.points().items() if count > 1]
