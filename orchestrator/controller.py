@@ -10,17 +10,19 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.backends import create_backend
-from orchestrator.backends.base import Backend, JobRequest, JobShape
+from orchestrator.backends.base import Backend, JobRequest, JobShape, Refused, Sighting, Terms
 from orchestrator.experiment import Resources, Retries
+from orchestrator.experiment.schema import BACKEND_OPTIONS
 from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
-from orchestrator.plan import Absent, EndedJob, EndJob, Evidence, LivingJob, Move, Revoke, RunPicture, decide
+from orchestrator.plan import Absent, EndJob, Evidence, LivingJob, Move, Revoke, RunPicture, decide
 from orchestrator.processes import ProcessName
+from orchestrator.retry import EndedAttempt, Ending, past
 from orchestrator.state import READY, Cause, JobState, RunState
 from orchestrator.workspace import Workspace
 from trainers.config import SCHEMA_VERSION, Evaluate
@@ -34,12 +36,14 @@ class Snapshot:
     """The picture after a pass: what `watch` and `status` draw.
 
     Attributes:
-        statuses: the trainer's own word, for the runs that have a living job.
+        statuses: the trainer's own word, for the runs that are running.
+        notes: run id -> what the backend said of its job when it was last asked, such as why it waits.
     """
 
     experiment: ExperimentRow
     runs: Sequence[RunRow]
     statuses: Mapping[str, Status]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_settled(self) -> bool:
@@ -72,12 +76,13 @@ class Controller:
         self.workspace = workspace
         self._clock = clock
         self._backends: dict[str, Backend] = dict(backends or {})
+        self._notes: dict[str, str] = {}
         self.owner = ProcessName.of_this().to_text()
 
     def backend(self, name: str) -> Backend:
         """The backend of that name, made on first use."""
         if name not in self._backends:
-            self._backends[name] = create_backend(name)
+            self._backends[name] = create_backend(name, self.workspace)
         return self._backends[name]
 
     def step(self, name: str) -> Snapshot:
@@ -95,54 +100,69 @@ class Controller:
         runs = self.ledger.runs(name)
         statuses = {}
         for run in runs:
-            if run.state.is_active:
+            if run.state is RunState.RUNNING:
                 status = self.workspace.run_dir(run.run_id).read_status()
                 if status is not None:
                     statuses[run.run_id] = status
-        return Snapshot(self.ledger.experiment(name), runs, statuses)
+        return Snapshot(self.ledger.experiment(name), runs, statuses, dict(self._notes))
 
     # --- observe and record -----------------------------------------------------------------------------------------
 
     def _settle_jobs(self, experiment: ExperimentRow) -> None:
         jobs = self.ledger.living_jobs(experiment.name)
-        polled = self._poll(jobs)
-        states = self.ledger.states([job.run_id for job in jobs])
-        history: Mapping[str, list[EndedJob]] | None = None
+        sightings = self._poll(jobs)
+        self._notes = {job.run_id: sightings[job.token].note for job in jobs if sightings[job.token].note}
+        # Its controller died before it could note the id, or the backend knows a better one by now.
+        self.ledger.jobs_submitted(
+            {
+                job.token: sighting.job_id
+                for job, sighting in ((job, sightings[job.token]) for job in jobs)
+                if sighting.state in (JobState.PENDING, JobState.RUNNING)
+                and (job.submitted is None or sighting.job_id != job.job_id)
+            }
+        )
+        runs = self.ledger.states([job.run_id for job in jobs])
         retries = Retries.model_validate(experiment.settings["retries"])
+        reset_at: Mapping[str, float] | None = None
         for job in jobs:
-            state, job_id = polled[job.token]
-            if state in (JobState.PENDING, JobState.RUNNING) and (job.submitted is None or job_id != job.job_id):
-                # Its controller died before it could note the id, or the backend knows a better one by now.
-                self.ledger.job_submitted(job.token, job_id)
-            if history is None and state in (JobState.ENDED, JobState.ABSENT):
-                history = self._history(experiment.name)
-            picture = RunPicture(
-                run_id=job.run_id,
-                state=states[job.run_id],
-                evidence=self._evidence(job),
-                job=self._living(job, state),
-                history=(history or {}).get(job.run_id, ()),
-            )
+            sighting = sightings[job.token]
+            # The files are only read where they decide something: there may be ten thousand jobs that wait.
+            is_over = sighting.state in (JobState.ENDED, JobState.ABSENT)
+            if is_over and reset_at is None:
+                reset_at = {run.run_id: run.reset_at for run in self.ledger.runs(experiment.name)}
+            evidence = self._evidence(job) if is_over else Evidence()
+            history = self._history(job, evidence, (reset_at or {}).get(job.run_id, 0.0)) if is_over else []
+            picture = RunPicture(job.run_id, runs[job.run_id], evidence, self._living(job, sighting), history)
             for action in decide(picture, retries, self.backend(job.backend).absence_deadline_s):
                 self._act(action, job)
 
-    def _poll(self, jobs: Sequence[JobRow]) -> dict[str, tuple[JobState, str]]:
+    def _poll(self, jobs: Sequence[JobRow]) -> dict[str, Sighting]:
         by_backend: dict[str, list[JobRow]] = defaultdict(list)
         for job in jobs:
             by_backend[job.backend].append(job)
-        polled: dict[str, tuple[JobState, str]] = {job.token: (JobState.UNKNOWN, job.job_id) for job in jobs}
+        sightings = {job.token: Sighting(JobState.UNKNOWN, job.job_id) for job in jobs}
         for name, group in by_backend.items():
-            polled.update(self.backend(name).poll([job.as_job(self._path(job)) for job in group]))
-        return polled
+            sightings.update(self.backend(name).poll([job.as_job(self._path(job)) for job in group]))
+        return sightings
 
-    def _history(self, name: str) -> dict[str, list[EndedJob]]:
-        history: dict[str, list[EndedJob]] = defaultdict(list)
-        for job in self.ledger.ended_jobs(name):
-            if job.cause:
-                history[job.run_id].append(
-                    EndedJob(Cause(job.cause), job.first_step, job.last_step, job.stop_requested)
-                )
-        return history
+    def _history(self, job: JobRow, evidence: Evidence, reset_at: float) -> list[EndedAttempt]:
+        """The run's earlier attempts that budgets count, oldest first; those that never began stand in the ledger."""
+        records = RunDir(self._path(job)).read_attempts(since=reset_at)
+        earlier = [record for record in records if evidence.attempt is None or record.number < evidence.attempt.number]
+        jobs = {row.token: row for row in self.ledger.jobs_of(job.run_id)}
+        # A job that is requeued has several attempts; what the user stopped is its last.
+        last = {record.token: record.number for record in records}
+        stopped = {last[token] for token, row in jobs.items() if row.stop_requested and token in last}
+        dated = [
+            (record.started, replace(ended, stop_requested=record.number in stopped))
+            for record, ended in zip(earlier, past(earlier), strict=True)
+        ]
+        dated += [
+            (row.created, EndedAttempt(Cause(row.cause), 0, 0, row.stop_requested))
+            for row in jobs.values()
+            if row.token not in last and row.created >= reset_at and row.cause not in ("", Cause.LOST, Cause.CANCELLED)
+        ]
+        return [ended for _, ended in sorted(dated, key=lambda entry: entry[0])]
 
     def _evidence(self, job: JobRow) -> Evidence:
         run_dir = RunDir(self._path(job))
@@ -154,23 +174,26 @@ class Controller:
                 break
         has_result = run_dir.is_complete()
         is_asked_more = has_result and self._is_asked_more(job.run_id, run_dir)
-        return Evidence(has_result, is_asked_more, attempt, run_dir.read_status())
+        status = run_dir.read_status()
+        silent_s = None if status is None else self._clock() - status.heartbeat
+        return Evidence(has_result, is_asked_more, attempt, status, silent_s)
 
     def _is_asked_more(self, run_id: str, run_dir: RunDir) -> bool:
         """Whether the user has asked for another evaluation since the job was given its spec."""
         result, config = run_dir.read_result(), self.ledger.configs([run_id])[run_id]
         return result is not None and not result.holds(_protocols(config))
 
-    def _living(self, job: JobRow, state: JobState) -> LivingJob:
+    def _living(self, job: JobRow, sighting: Sighting) -> LivingJob:
         now = self._clock()
         return LivingJob(
             token=job.token,
-            state=state,
+            state=sighting.state,
             age_s=now - job.created,
             is_submitted=job.submitted is not None,
             is_owner_alive=is_owner_alive(job.owner),
             absent_s=None if job.absent_since is None else now - job.absent_since,
             stop_requested=job.stop_requested,
+            seen=None if sighting.cause is None else Ending(sighting.cause, sighting.note),
         )
 
     def _act(self, action: object, job: JobRow) -> None:
@@ -203,14 +226,20 @@ class Controller:
         ready = [run for run in self.ledger.runs(experiment.name) if run.state in READY]
         if not ready:
             return
-        options = experiment.settings["backend"]
-        backend = self.backend(options["name"])
+        terms = Terms(
+            experiment=experiment.name,
+            options=BACKEND_OPTIONS.validate_python(experiment.settings["backend"]),
+            retries=Retries.model_validate(experiment.settings["retries"]),
+        )
+        backend = self.backend(terms.options.name)
+        submission = uuid.uuid4().hex[:12]
         candidates = [
             JobRequest(
-                token=f"{run.run_id}-{uuid.uuid4().hex[:12]}",
+                token=f"{run.run_id}-{submission}",
                 run_id=run.run_id,
                 run_dir=self.workspace.run_dir(run.run_id).path,
                 shape=job_shape(Resources.model_validate(run.resources)),
+                reset_at=run.reset_at,
             )
             for run in ready
         ]
@@ -218,7 +247,7 @@ class Controller:
             experiment=experiment.name,
             backend=backend.name,
             candidates=candidates,
-            admit=partial(backend.admit, max_parallel=options.get("max_parallel")),
+            admit=partial(backend.admit, terms=terms),
             owner=self.owner,
         )
         if not admitted:
@@ -226,10 +255,16 @@ class Controller:
         configs = self.ledger.configs([request.run_id for request in admitted])
         for request in admitted:
             write_spec(RunDir(request.run_dir), request.run_id, configs[request.run_id], experiment.provenance)
-        # If this raises, the intents stay without a job: a later pass finds them absent, revokes and plans them again.
-        job_ids = backend.submit(admitted)
-        for token, job_id in job_ids.items():
-            self.ledger.job_submitted(token, job_id)
+        tokens = {request.token for request in admitted}
+        # Any other error leaves intents without a job: a later pass finds them absent, revokes and plans them again.
+        try:
+            job_ids = backend.submit(admitted, terms)
+        except Refused as refusal:
+            self.ledger.jobs_submitted(refusal.job_ids)
+            self.ledger.withdraw_jobs(tokens - set(refusal.job_ids))
+            raise
+        self.ledger.jobs_submitted(job_ids)
+        self.ledger.withdraw_jobs(tokens - set(job_ids))
 
     def _stop(self, experiment: ExperimentRow) -> None:
         jobs = [job for job in self.ledger.living_jobs(experiment.name) if job.experiment == experiment.name]
@@ -257,6 +292,8 @@ def job_shape(resources: Resources) -> JobShape:
         processes=resources.processes,
         cpus=resources.cpus_per_node,
         gpus=resources.gpus_per_node,
+        memory_mb=resources.memory_mb,
+        time_s=resources.time_s,
     )
 
 
@@ -300,7 +337,7 @@ def watch(
         is_interrupted: asked after each pass; True pauses the experiment, and the watch goes on until its jobs have
             saved their state and left.
     """
-    interval = controller.backend(controller.ledger.experiment(name).settings["backend"]["name"]).poll_interval_s
+    backend = controller.backend(controller.ledger.experiment(name).settings["backend"]["name"])
     while True:
         if is_interrupted() and controller.ledger.experiment(name).wanted is Wanted.RUNNING:
             controller.ledger.want(name, Wanted.PAUSED)
@@ -308,4 +345,4 @@ def watch(
         on_step(snapshot)
         if snapshot.is_settled:
             return snapshot
-        time.sleep(interval)
+        time.sleep(backend.poll_interval_s)

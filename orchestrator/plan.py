@@ -7,24 +7,18 @@ of the job, then what the launcher and the trainer wrote. Silence decides only a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from orchestrator.experiment import Retries
+from orchestrator.retry import Budgets, EndedAttempt, Ending, after_end, ending_of, steps_of
 from orchestrator.state import Cause, JobState, RunState
-from trainers.rundir import AttemptRecord, Phase, Status, StopReason
+from trainers.rundir import AttemptRecord, Status
 
 #: An intent to submit is the business of the controller that wrote it, for as long as that may take.
 INTENT_DEADLINE_S = 60.0
 
-
-@dataclass(frozen=True)
-class EndedJob:
-    """What the past says: how a job of the run ended and what it brought."""
-
-    cause: Cause
-    first_step: int
-    last_step: int
-    stop_requested: bool = False
+#: A trainer that has said nothing for so long is not believed to live. It speaks every few seconds, but an evaluation
+#: or a suspended job may be silent for minutes.
+SILENCE_DEADLINE_S = 900.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,7 @@ class LivingJob:
         is_owner_alive: the controller that wrote the intent may still be about to submit it.
         state: what the backend says now.
         absent_s: seconds since the backend first did not know it; None if it knows it.
+        seen: how it ended, where the backend knows.
     """
 
     token: str
@@ -46,6 +41,7 @@ class LivingJob:
     is_owner_alive: bool
     absent_s: float | None = None
     stop_requested: bool = False
+    seen: Ending | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,21 @@ class Evidence:
         is_asked_more: by now, a protocol is asked for that the result lacks.
         attempt: record of the job's newest attempt; None if its launcher has not begun one.
         status: the trainer's status, whichever attempt wrote it.
+        silent_s: seconds since the trainer wrote its status; None if it has not.
     """
 
     has_result: bool = False
     is_asked_more: bool = False
     attempt: AttemptRecord | None = None
     status: Status | None = None
+    silent_s: float | None = None
+
+    @property
+    def is_speaking(self) -> bool:
+        """Whether the job's newest attempt is not over and its trainer was heard of lately."""
+        is_open = self.attempt is not None and self.attempt.ended is None
+        is_ours = self.attempt is not None and self.status is not None and self.status.attempt == self.attempt.number
+        return is_open and is_ours and self.silent_s is not None and self.silent_s < SILENCE_DEADLINE_S
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class RunPicture:
     state: RunState
     evidence: Evidence = field(default_factory=Evidence)
     job: LivingJob | None = None
-    history: Sequence[EndedJob] = ()
+    history: Sequence[EndedAttempt] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Revoke:
 Action = Move | EndJob | Absent | Revoke
 
 
-def decide(run: RunPicture, retries: Retries, absence_deadline_s: float) -> list[Action]:
+def decide(run: RunPicture, budgets: Budgets, absence_deadline_s: float) -> list[Action]:
     """What follows from the picture of a run. Submitting is decided elsewhere, because it needs room.
 
     Args:
@@ -137,19 +142,27 @@ def decide(run: RunPicture, retries: Retries, absence_deadline_s: float) -> list
     if job.state is JobState.UNKNOWN:
         return []
     if job.state is JobState.ABSENT:
-        return _absent(run, job, absence_deadline_s)
+        return _absent(run, job, budgets, absence_deadline_s)
     actions: list[Action] = [] if job.absent_s is None else [Absent(job.token, None)]
     if job.state is JobState.ENDED:
-        cause, detail, is_permanent = cause_of_end(run.evidence)
-        next_state, reason = after_end(cause, detail, is_permanent, run, job, retries)
-        return [*actions, _end(run, job, cause, detail, next_state, reason)]
+        return [*actions, _ended(run, job, budgets)]
     seen = RunState.RUNNING if job.state is JobState.RUNNING else RunState.QUEUED
     if run.state is not seen:
         actions.append(Move(run.run_id, seen))
     return actions
 
 
-def _absent(run: RunPicture, job: LivingJob, deadline_s: float) -> list[Action]:
+def _ended(run: RunPicture, job: LivingJob, budgets: Budgets) -> EndJob:
+    attempt, status = run.evidence.attempt, run.evidence.status
+    end = ending_of(attempt, status, job.seen)
+    if end.cause is Cause.CANCELLED and job.stop_requested and attempt is None:
+        return _end(run, job, end.cause, end.detail, RunState.PLANNED, "")  # it was still waiting
+    steps = steps_of(attempt, status)
+    next_state, reason = after_end(end, steps, run.history, budgets, stop_requested=job.stop_requested)
+    return _end(run, job, end.cause, end.detail, next_state, reason)
+
+
+def _absent(run: RunPicture, job: LivingJob, budgets: Budgets, deadline_s: float) -> list[Action]:
     if not job.is_submitted and job.is_owner_alive and job.age_s < INTENT_DEADLINE_S:
         return []
     if job.absent_s is None:
@@ -159,65 +172,14 @@ def _absent(run: RunPicture, job: LivingJob, deadline_s: float) -> list[Action]:
     if run.evidence.attempt is None:
         # It never started: nothing was lost, and no budget pays for it.
         return [Revoke(_end(run, job, Cause.LOST, "never started", RunState.PLANNED, ""))]
-    cause, detail, _ = cause_of_end(run.evidence)
-    return [Revoke(_end(run, job, cause, detail, RunState.LOST if cause is Cause.LOST else RunState.PREEMPTED, detail))]
-
-
-def cause_of_end(evidence: Evidence) -> tuple[Cause, str, bool]:
-    """Why an attempt ended, one sentence of detail, and whether another attempt would end in the same way."""
-    attempt, status = evidence.attempt, evidence.status
-    if attempt is None:
-        return Cause.FAILED, "the launcher ended before it began; see launcher.log in the run directory", False
-    is_ours = status is not None and status.attempt == attempt.number
-    reason = status.reason if status is not None and is_ours and status.phase is Phase.STOPPED else None
-    if attempt.ended is not None:
-        is_permanent = reason is not None and reason.is_permanent
-        return Cause(attempt.cause), attempt.detail, is_permanent
-    if reason is StopReason.PREEMPTED:
-        return Cause.LOST, "the launcher was killed; the trainer saved its state and left", False
-    return Cause.LOST, "the launcher was killed", False
-
-
-def after_end(
-    cause: Cause, detail: str, is_permanent: bool, run: RunPicture, job: LivingJob, retries: Retries
-) -> tuple[RunState, str]:
-    """Where the end of an attempt leaves its run, and the reason to show."""
-    if job.stop_requested and cause in (Cause.PREEMPTED, Cause.CANCELLED, Cause.LOST):
-        return RunState.PREEMPTED, "stopped on request; its state is saved"
-    if is_permanent:
-        return RunState.FAILED, detail
-    first_step, last_step = _steps(run.evidence)
-    history = [ended for ended in run.history if not ended.stop_requested]
-    used = sum(ended.cause is cause for ended in history) + 1
-    budget = retries.budget(cause)
-    given_up = RunState.LOST if cause is Cause.LOST else RunState.FAILED
-    if used > budget:
-        return given_up, detail if budget == 0 else f"{detail} (attempt {used}; retries.{cause}={budget} are used up)"
-    idle = _idle_in_a_row(history) + 1 if last_step <= first_step else 0
-    if idle >= retries.without_progress:
-        return given_up, f"{detail} ({idle} attempts in a row brought no new step)"
-    return RunState.PREEMPTED, detail
-
-
-def _idle_in_a_row(history: Sequence[EndedJob]) -> int:
-    count = 0
-    for ended in reversed(history):
-        if ended.last_step > ended.first_step:
-            break
-        count += 1
-    return count
-
-
-def _steps(evidence: Evidence) -> tuple[int, int]:
-    attempt, status = evidence.attempt, evidence.status
-    if attempt is None:
-        return 0, 0
-    if attempt.ended is not None:
-        return attempt.first_step, attempt.last_step
-    is_ours = status is not None and status.attempt == attempt.number
-    return attempt.first_step, status.step if status is not None and is_ours else attempt.first_step
+    if run.evidence.is_speaking:
+        return []  # the scheduler has forgotten a job that lives; its processes are believed
+    end = _ended(run, job, budgets)
+    if end.cause is Cause.LOST and not job.stop_requested:
+        return [Revoke(replace(end, next_state=RunState.LOST, reason=end.detail))]
+    return [Revoke(end)]
 
 
 def _end(run: RunPicture, job: LivingJob, cause: Cause, detail: str, next_state: RunState, reason: str) -> EndJob:
-    first_step, last_step = _steps(run.evidence)
+    first_step, last_step = steps_of(run.evidence.attempt, run.evidence.status)
     return EndJob(run.run_id, job.token, cause, detail, first_step, last_step, next_state, reason)

@@ -42,7 +42,7 @@ _S = RunState
 MOVES: dict[RunState, frozenset[RunState]] = {
     _S.PLANNED: frozenset({_S.SUBMITTING, _S.CANCELLED, _S.COMPLETED}),
     _S.SUBMITTING: frozenset(set(_S) - {_S.SUBMITTING}),
-    _S.QUEUED: frozenset(set(_S) - {_S.SUBMITTING, _S.QUEUED, _S.PLANNED}),
+    _S.QUEUED: frozenset(set(_S) - {_S.SUBMITTING, _S.QUEUED}),
     _S.RUNNING: frozenset(set(_S) - {_S.SUBMITTING, _S.RUNNING, _S.PLANNED}),
     _S.PREEMPTED: frozenset({_S.SUBMITTING, _S.QUEUED, _S.RUNNING, _S.PLANNED, _S.CANCELLED, _S.COMPLETED, _S.FAILED}),
     _S.FAILED: frozenset({_S.PLANNED, _S.CANCELLED, _S.COMPLETED}),

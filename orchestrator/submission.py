@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.backends.base import Backend, JobShape
+from orchestrator.backends.base import Backend, JobShape, Terms
 from orchestrator.controller import Controller, job_shape
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.experiment import Cell, Experiment
@@ -175,8 +175,9 @@ def to_evaluate(cells: Sequence[Cell], ledger: Ledger, workspace: Workspace) -> 
 
 
 def _check_backend(experiment: Experiment, cells: Iterable[Cell], backend: Backend) -> None:
+    terms = Terms(experiment.name, experiment.backend, experiment.options.retries)
     for shape in {job_shape(cell.resources) for cell in cells}:
-        for problem in backend.problems(shape):
+        for problem in backend.problems(shape, terms):
             raise EnvironmentProblem(f"{experiment.path}: {problem}")
 
 

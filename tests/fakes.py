@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.backends.base import Job, JobRequest, JobShape
+from orchestrator.backends.base import Job, JobRequest, JobShape, Refused, Sighting, Terms
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.state import JobState
+from orchestrator.state import Cause, JobState
 
 
 class FakeClock:
@@ -26,6 +26,9 @@ class FakeScheduler:
         jobs: token -> state of every job that was accepted.
         submissions: tokens in the order in which they were accepted, with repetitions.
         refuses: raise instead of accepting jobs.
+        room: jobs that a submission accepts; the others it says to be not taken.
+        says_no: refuse what is beyond the room with an error.
+        causes: token -> why the job ended, where the scheduler knows.
         answers: whether a poll is answered at all.
     """
 
@@ -41,29 +44,41 @@ class FakeScheduler:
         self.submissions: list[str] = []
         self.cancelled: list[str] = []
         self.refuses = False
+        self.room: int | None = None
+        self.says_no = False
+        self.causes: dict[str, Cause] = {}
         self.answers = True
 
-    def admit(
-        self, candidates: Sequence[JobRequest], active: Sequence[Job], max_parallel: int | None
-    ) -> list[JobRequest]:
+    def admit(self, candidates: Sequence[JobRequest], active: Sequence[Job], terms: Terms) -> list[JobRequest]:
+        max_parallel = terms.options.max_parallel
         room = len(candidates) if max_parallel is None else max_parallel - len(active)
         return list(candidates[: max(0, room)])
 
-    def render(self, request: JobRequest) -> str:
+    def render(self, request: JobRequest, terms: Terms) -> str:
         return request.token
 
-    def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, str]:
+    def submit(self, requests: Sequence[JobRequest], terms: Terms) -> Mapping[str, str]:
         if self.refuses:
             raise EnvironmentProblem("the scheduler does not answer")
+        if self.room is not None:
+            requests = requests[: self.room]
         for request in requests:
             self.submissions.append(request.token)
             self.jobs.setdefault(request.token, JobState.PENDING)
-        return {request.token: f"job-{request.token}" for request in requests}
+        job_ids = {request.token: f"job-{request.token}" for request in requests}
+        if self.says_no:
+            raise Refused("the partition does not exist", job_ids)
+        return job_ids
 
-    def poll(self, jobs: Sequence[Job]) -> Mapping[str, tuple[JobState, str]]:
+    def poll(self, jobs: Sequence[Job]) -> Mapping[str, Sighting]:
         if not self.answers:
-            return {job.token: (JobState.UNKNOWN, job.job_id) for job in jobs}
-        return {job.token: (self.jobs.get(job.token, JobState.ABSENT), f"job-{job.token}") for job in jobs}
+            return {job.token: Sighting(JobState.UNKNOWN, job.job_id) for job in jobs}
+        return {
+            job.token: Sighting(
+                self.jobs.get(job.token, JobState.ABSENT), f"job-{job.token}", self.causes.get(job.token)
+            )
+            for job in jobs
+        }
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         self.cancelled += [job.token for job in jobs]
@@ -74,5 +89,5 @@ class FakeScheduler:
         self.revoked.add(job.token)
         return True
 
-    def problems(self, shape: JobShape) -> list[str]:
+    def problems(self, shape: JobShape, terms: Terms) -> list[str]:
         return []

@@ -6,18 +6,19 @@ from importlib import import_module
 
 from orchestrator.backends.base import Backend
 from orchestrator.errors import InputError
+from orchestrator.workspace import Workspace
 
-#: Backend name -> module with a function ``create() -> Backend``.
-BACKENDS = {"local": "orchestrator.backends.local"}
+#: Backend name -> module with a function ``create(workspace) -> Backend``.
+BACKENDS = {"local": "orchestrator.backends.local", "slurm": "orchestrator.backends.slurm"}
 
 
-def create_backend(name: str) -> Backend:
-    """The backend of that name.
+def create_backend(name: str, workspace: Workspace) -> Backend:
+    """The backend of that name, for the runs of a workspace.
 
     Raises:
         InputError: no backend has this name.
     """
     if name not in BACKENDS:
         raise InputError(f"backend {name!r} is not available here; available: {', '.join(BACKENDS)}")
-    backend: Backend = import_module(BACKENDS[name]).create()
+    backend: Backend = import_module(BACKENDS[name]).create(workspace)
     return backend

@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.backends.base import Backend, Job, JobRequest, JobShape
-from orchestrator.processes import ProcessName, boot_id
+from orchestrator.backends.base import Backend, Job, JobRequest, JobShape, Sighting, Terms
+from orchestrator.processes import ProcessName
 from orchestrator.state import JobState
-from trainers.rundir import Claim, RunDir, atomic
+from orchestrator.workspace import Workspace
+from trainers.rundir import Claim, RunDir
 
 
-def create() -> Backend:
+def create(_workspace: Workspace) -> Backend:
     """The local backend with this machine's cores and GPUs."""
     return LocalBackend(num_cpus=available_cpus(), gpus=visible_gpus())
 
@@ -66,13 +67,11 @@ class LocalBackend:
         # Children of this controller: without waiting for them they would stay zombies, which look alive.
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    def admit(
-        self, candidates: Sequence[JobRequest], active: Sequence[Job], max_parallel: int | None
-    ) -> list[JobRequest]:
+    def admit(self, candidates: Sequence[JobRequest], active: Sequence[Job], terms: Terms) -> list[JobRequest]:
         free_cpus = self.num_cpus - sum(job.shape.cpus for job in active)
         taken = {device for job in active for device in job.devices}
         free_gpus = [device for device in self.gpus if device not in taken]
-        free_slots = (max_parallel or len(candidates) + len(active)) - len(active)
+        free_slots = (terms.options.max_parallel or len(candidates) + len(active)) - len(active)
         admitted: list[JobRequest] = []
         for request in candidates:
             # First come, first served: a large job is not overtaken for ever by small ones behind it.
@@ -84,7 +83,7 @@ class LocalBackend:
             admitted.append(replace(request, devices=tuple(devices)))
         return admitted
 
-    def render(self, request: JobRequest) -> str:
+    def render(self, request: JobRequest, terms: Terms) -> str:
         return shlex.join(self._command(request))
 
     def _command(self, request: JobRequest) -> list[str]:
@@ -101,7 +100,7 @@ class LocalBackend:
             f"--devices={','.join(request.devices)}",
         ]
 
-    def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, str]:
+    def submit(self, requests: Sequence[JobRequest], terms: Terms) -> Mapping[str, str]:
         job_ids = {}
         for request in requests:
             log_path = request.run_dir / "launcher.log"
@@ -127,40 +126,37 @@ class LocalBackend:
         inherited = os.environ.get("PYTHONPATH")
         return {**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])}
 
-    def poll(self, jobs: Sequence[Job]) -> Mapping[str, tuple[JobState, str]]:
+    def poll(self, jobs: Sequence[Job]) -> Mapping[str, Sighting]:
         return {job.token: self._look(job) for job in jobs}
 
-    def _look(self, job: Job) -> tuple[JobState, str]:
+    def _look(self, job: Job) -> Sighting:
         child = self._children.get(job.token)
         is_our_living_child = child is not None and child.poll() is None
         claim = RunDir(job.run_dir).read_claim(job.token)
         if claim is None:
             if is_our_living_child:
-                return JobState.PENDING, job.job_id
-            return (JobState.ENDED if child is not None else JobState.ABSENT), job.job_id
-        if claim.pid == 0:  # revoked
-            return JobState.ENDED, job.job_id
+                return Sighting(JobState.PENDING, job.job_id)
+            return Sighting(JobState.ENDED if child is not None else JobState.ABSENT, job.job_id)
+        if claim.is_revocation:
+            return Sighting(JobState.ENDED, job.job_id)
         launcher = _launcher(claim)
         if not launcher.is_here:
-            return JobState.UNKNOWN, job.job_id  # another machine's workspace: its kernel is out of our sight
-        return (JobState.RUNNING if launcher.is_alive else JobState.ENDED), str(claim.pid)
+            return Sighting(JobState.UNKNOWN, job.job_id)  # another machine's kernel is out of our sight
+        return Sighting(JobState.RUNNING if launcher.is_alive else JobState.ENDED, str(claim.pid))
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             claim = RunDir(job.run_dir).read_claim(job.token)
-            if claim is None or not claim.pid:
+            if claim is None or claim.is_revocation:
                 continue
             launcher = _launcher(claim)
             if launcher.is_here and launcher.is_alive:
                 os.kill(launcher.pid, signal.SIGTERM)
 
     def revoke(self, job: Job) -> bool:
-        return atomic.create_json_exclusively(
-            RunDir(job.run_dir).claim_path(job.token),
-            Claim(token=job.token, pid=0, create_time=0.0, host=socket.gethostname(), boot_id=boot_id()).to_json(),
-        )
+        return RunDir(job.run_dir).revoke(job.token, socket.gethostname())
 
-    def problems(self, shape: JobShape) -> list[str]:
+    def problems(self, shape: JobShape, terms: Terms) -> list[str]:
         found = []
         if shape.nodes > 1:
             found.append(

@@ -37,8 +37,8 @@ def _prepare(
 ) -> tuple[Experiment, Session]:
     """The experiment, checked against this machine, and a session. What is wrong is said before anything is written."""
     experiment = load_experiment(file, [*overrides, *([f"backend={backend_name}"] if backend_name else [])])
-    backend = create_backend(experiment.backend.name)
     workspace = find_workspace(workspace_option)
+    backend = create_backend(experiment.backend.name, workspace)
     check(experiment, backend)
     uri = store_uri(experiment.tracking.uri, workspace.path)
     with trial_workspace(workspace):

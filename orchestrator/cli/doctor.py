@@ -66,7 +66,7 @@ def probe(backend: str, workspace: Workspace) -> Iterator[Finding]:
     probes: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("versions", _versions),
         ("machine", _machine),
-        ("backend", lambda: _backend(backend)),
+        ("backend", lambda: _backend(backend, workspace)),
         ("workspace", lambda: _workspace(workspace)),
         ("file system", lambda: _file_system(workspace)),
         ("disk space", lambda: _disk_space(workspace)),
@@ -93,8 +93,8 @@ def _machine() -> Finding:
     return Finding("machine", Verdict.GOOD, f"{available_cpus()} cores, {len(gpus)} GPUs for jobs")
 
 
-def _backend(name: str) -> Finding:
-    create_backend(name)
+def _backend(name: str, workspace: Workspace) -> Finding:
+    create_backend(name, workspace)
     return Finding("backend", Verdict.GOOD, f"{name} is available")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
 from orchestrator.state import Cause
 from trainers.config import NaturalInt, PositiveInt, Section
@@ -86,8 +86,31 @@ def _sbatch_value(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
+#: Options of sbatch that are said elsewhere in the file -> where.
+_SBATCH_ELSEWHERE = {
+    "nodes": "resources.nodes",
+    "cpus-per-task": "resources.cpus_per_node",
+    "ntasks": "resources.processes_per_node",
+    "ntasks-per-node": "resources.processes_per_node",
+    "gpus": "resources.gpus_per_node",
+    "gpus-per-node": "resources.gpus_per_node",
+    "gpus-per-task": "resources.gpus_per_node",
+    "mem": "resources.memory",
+    "time": "resources.time",
+}
+#: Options of sbatch that this program sets, because finding and resuming jobs depends on them.
+_SBATCH_OURS = frozenset(
+    {"array", "chdir", "error", "job-name", "no-requeue", "open-mode", "output", "parsable", "requeue", "signal"}
+    | {"wait", "wrap"}
+)
+
+
 def _sbatch_options(options: dict[str, str]) -> dict[str, str]:
     for name, value in options.items():
+        if name in _SBATCH_ELSEWHERE:
+            raise ValueError(f"sbatch's {name} is {_SBATCH_ELSEWHERE[name]} in an experiment file")
+        if name in _SBATCH_OURS:
+            raise ValueError(f"sbatch's {name} is set by this program, because finding and resuming jobs depends on it")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise ValueError(f"{name!r} is not an option of sbatch; write its long name without dashes in front")
         if value and not value.isprintable():
@@ -137,6 +160,15 @@ class Resources(Section):
         return None if self.time is None else seconds_of(self.time)
 
 
+def _one_or_more(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)]
+
+
 class Local(Section):
     """Runs on this machine, as many at once as its cores or GPUs allow."""
 
@@ -144,10 +176,22 @@ class Local(Section):
     max_parallel: PositiveInt | None = None
 
 
+class Container(Section):
+    """Where the ranks run: an image that has this program installed. The controller's part of a job stays outside."""
+
+    image: Text
+    runtime: Literal["apptainer", "pyxis"] = "apptainer"
+    #: ``SOURCE:TARGET[:ro]``. The workspace and the folders of the data are mounted without being named.
+    mounts: Names = ()
+    #: Python of the image.
+    python: Text = "python3"
+
+
 class Slurm(Section):
     """Jobs of a SLURM cluster. The options are sbatch's own; ``sbatch`` holds any other of them, without dashes."""
 
     name: Literal["slurm"] = "slurm"
+    #: Jobs that run at the same time, over all arrays of the experiment.
     max_parallel: PositiveInt | None = None
     partition: Text | None = None
     account: Text | None = None
@@ -157,12 +201,30 @@ class Slurm(Section):
     nodelist: Text | None = None
     exclude: Text | None = None
     reservation: Text | None = None
+    dependency: Text | None = None
+    comment: Text | None = None
     mail_type: Text | None = None
     mail_user: Text | None = None
     #: Long option -> value; the empty text for an option without one (``true`` in the file).
     sbatch: Annotated[dict[str, Annotated[str, BeforeValidator(_sbatch_value)]], AfterValidator(_sbatch_options)] = (
         Field(default_factory=dict)
     )
+    #: Shell lines at the beginning of each job, such as ``module load cuda/12``. The one place of an experiment file
+    #: that is code: it runs on the compute nodes, as the user, and nowhere else.
+    setup: Names = ()
+    container: Container | None = None
+    #: Runs of equal resources that one job carries out side by side.
+    runs_per_job: PositiveInt = 1
+    #: How many of them share each GPU.
+    runs_per_gpu: PositiveInt = 1
+    #: Network interface between the nodes, such as ``ib0``. None is the one that leads to the first node.
+    interface: Text | None = None
+    #: Python on the compute nodes. None is the one that runs the controller.
+    python: Text | None = None
+    #: Seconds that a run has to checkpoint in after a request to stop; below the partition's GraceTime.
+    grace_s: PositiveInt = 30
+    #: Whether jobs ask SLURM for their own requeue. Without it, only a living controller submits them again.
+    requeue: bool = True
 
 
 class Ray(Section):
@@ -175,6 +237,8 @@ class Ray(Section):
 
 
 Backend = Annotated[Local | Slurm | Ray, Field(discriminator="name")]
+#: Reads a backend section that was written as JSON.
+BACKEND_OPTIONS: TypeAdapter[Local | Slurm | Ray] = TypeAdapter(Backend)
 
 
 class Tracking(Section):
@@ -182,15 +246,6 @@ class Tracking(Section):
 
     uri: Text | None = None
     experiment: Text | None = None
-
-
-def _one_or_more(value: object) -> object:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-Names = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)]
 
 
 class Report(Section):

@@ -340,12 +340,27 @@ class Ledger:
                 return False
             return self._move(connection, job.run_id, RunState.SUBMITTING, "found running", job.token, self._clock())
 
-    def job_submitted(self, token: str, job_id: str) -> None:
-        """Record the backend's id of a job whose intent was written."""
+    def jobs_submitted(self, job_ids: Mapping[str, str]) -> None:
+        """Record the backend's ids (token -> id) of jobs whose intents were written."""
+        if not job_ids:
+            return
+        change = (
+            sa.update(jobs)
+            .where(jobs.c.token == sa.bindparam("of"))
+            .values(job_id=sa.bindparam("id"), submitted=self._clock())
+        )
         with self._transaction() as connection:
-            connection.execute(
-                sa.update(jobs).where(jobs.c.token == token).values(job_id=job_id, submitted=self._clock())
-            )
+            connection.execute(change, [{"of": token, "id": job_id} for token, job_id in job_ids.items()])
+
+    def withdraw_jobs(self, tokens: Iterable[str]) -> None:
+        """Take back intents of which it is certain that no job was or will be started; their runs are ready again."""
+        now = self._clock()
+        with self._transaction() as connection:
+            for token in tokens:
+                run_id = connection.execute(sa.select(jobs.c.run_id).where(jobs.c.token == token)).scalar()
+                if run_id is not None:
+                    connection.execute(sa.delete(jobs).where(jobs.c.token == token))
+                    self._move(connection, run_id, RunState.PLANNED, "", token, now)
 
     def job_absent(self, token: str, since: float | None) -> None:
         """Record since when the backend does not know a job; None when it knows it (again)."""
@@ -390,19 +405,6 @@ class Ledger:
                 .join(cells, cells.c.run_id == jobs.c.run_id)
                 .where(cells.c.experiment == name, jobs.c.ended.is_(None))
                 .order_by(cells.c.position)
-            )
-            found = connection.execute(query).mappings().all()
-        return [job_row(row) for row in found]
-
-    def ended_jobs(self, name: str) -> list[JobRow]:
-        """Ended jobs of the experiment's runs since each run's budgets were last reset, oldest first."""
-        with self._transaction() as connection:
-            query = (
-                sa.select(jobs)
-                .join(cells, cells.c.run_id == jobs.c.run_id)
-                .join(runs, runs.c.run_id == jobs.c.run_id)
-                .where(cells.c.experiment == name, jobs.c.ended.is_not(None), jobs.c.created >= runs.c.reset_at)
-                .order_by(jobs.c.created)
             )
             found = connection.execute(query).mappings().all()
         return [job_row(row) for row in found]

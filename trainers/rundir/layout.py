@@ -88,6 +88,15 @@ class RunDir:
         """Exists from the moment a launcher starts to act for the submission ``token``."""
         return self.path / "claims" / f"{token}.json"
 
+    def stop_path(self, token: str) -> Path:
+        """Exists once nothing may be started, or started again, for the submission ``token``."""
+        return self.path / "claims" / f"{token}.stop"
+
+    def revoke(self, token: str, host: str) -> bool:
+        """Claim a submission for nobody, so that no launcher can. False if one has claimed it before."""
+        claim = Claim(token=token, pid=0, create_time=0.0, host=host, boot_id="")
+        return atomic.create_json_exclusively(self.claim_path(token), claim.to_json())
+
     # Reading.
     def is_complete(self) -> bool:
         """Whether there is a result, and it holds every protocol that ``spec.json`` asks for."""
@@ -137,6 +146,11 @@ class RunDir:
     def read_attempt(self, number: int) -> AttemptRecord | None:
         value = atomic.read_json(self.attempt_path(number))
         return None if value is None else AttemptRecord.from_json(value)
+
+    def read_attempts(self, since: float = 0.0) -> list[AttemptRecord]:
+        """Records of the attempts that began at ``since`` (seconds since the Unix epoch) or later, oldest first."""
+        records = (self.read_attempt(number) for number in self.attempt_numbers())
+        return [record for record in records if record is not None and record.started >= since]
 
     def read_rank_failures(self, number: int) -> list[RankFailure]:
         """What the failed ranks of an attempt say, root causes first, then in the order of time."""

@@ -162,7 +162,8 @@ class Claim(Record):
     """``claims/<token>.json``: the one launcher that may act for a submission. Created exclusively, never changed.
 
     ``pid``, ``create_time`` (seconds since the Unix epoch, as psutil gives it), ``host`` and ``boot_id`` together name
-    one process for ever, although process ids come back.
+    one process for ever, although process ids come back. A claim of no process revokes the submission: no launcher may
+    act for it any more.
     """
 
     token: str
@@ -170,6 +171,10 @@ class Claim(Record):
     create_time: float
     host: str
     boot_id: str
+
+    @property
+    def is_revocation(self) -> bool:
+        return self.pid == 0
 
 
 @dataclass(frozen=True, kw_only=True)
