@@ -6,16 +6,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from orchestrator.backends.base import Job, JobRequest, JobShape
+from orchestrator.backends.base import Job, JobRequest, JobShape, Sighting, Terms
 from orchestrator.backends.local import LocalBackend
+from orchestrator.experiment import Local, Retries
 from orchestrator.processes import boot_id
 from orchestrator.state import JobState
 from trainers.rundir import Claim, RunDir, atomic
+
+TERMS = Terms("exp", Local(), Retries())
 
 
 def request(name: str, *, cpus: int = 1, gpus: int = 0) -> JobRequest:
@@ -30,23 +34,23 @@ class TestAdmission:
     def test_as_many_as_there_are_cores(self) -> None:
         backend = LocalBackend(num_cpus=4, gpus=())
         candidates = [request(name, cpus=2) for name in "abc"]
-        assert [r.token for r in backend.admit(candidates, [], None)] == ["a", "b"]
-        assert [r.token for r in backend.admit(candidates, [job("x", cpus=2)], None)] == ["a"]
-        assert backend.admit(candidates, [job("x", cpus=3)], None) == []
+        assert [r.token for r in backend.admit(candidates, [], TERMS)] == ["a", "b"]
+        assert [r.token for r in backend.admit(candidates, [job("x", cpus=2)], TERMS)] == ["a"]
+        assert backend.admit(candidates, [job("x", cpus=3)], TERMS) == []
 
     def test_each_gpu_is_given_to_one_job(self) -> None:
         backend = LocalBackend(num_cpus=64, gpus=("0", "1", "2", "3"))
-        admitted = backend.admit([request(name, gpus=2) for name in "abc"], [job("x", devices=("1",))], None)
+        admitted = backend.admit([request(name, gpus=2) for name in "abc"], [job("x", devices=("1",))], TERMS)
         assert [(r.token, r.devices) for r in admitted] == [("a", ("0", "2"))]
 
     def test_a_large_job_is_not_overtaken(self) -> None:
         backend = LocalBackend(num_cpus=4, gpus=())
-        assert backend.admit([request("large", cpus=4), request("small")], [job("x")], None) == []
+        assert backend.admit([request("large", cpus=4), request("small")], [job("x")], TERMS) == []
 
     def test_max_parallel_counts_living_jobs(self) -> None:
         backend = LocalBackend(num_cpus=64, gpus=())
         candidates = [request(name) for name in "abc"]
-        assert len(backend.admit(candidates, [job("x")], 2)) == 1
+        assert len(backend.admit(candidates, [job("x")], replace(TERMS, options=Local(max_parallel=2)))) == 1
 
     @pytest.mark.parametrize(
         ("shape", "part"),
@@ -57,7 +61,7 @@ class TestAdmission:
         ],
     )
     def test_what_can_never_run_is_named(self, shape: JobShape, part: str) -> None:
-        (problem,) = LocalBackend(num_cpus=4, gpus=()).problems(shape)
+        (problem,) = LocalBackend(num_cpus=4, gpus=()).problems(shape, TERMS)
         assert part in problem
 
 
@@ -90,7 +94,7 @@ class TestLife:
         assert atomic.create_json_exclusively(RunDir(job.run_dir).claim_path(job.token), claim.to_json())
 
     def state(self, backend: LocalBackend, job: Job) -> JobState:
-        return backend.poll([job])[job.token][0]
+        return backend.poll([job])[job.token].state
 
     def test_a_job_without_a_claim_is_absent(self, backend: LocalBackend, submitted: Job) -> None:
         assert self.state(backend, submitted) is JobState.ABSENT
@@ -99,7 +103,7 @@ class TestLife:
         self, backend: LocalBackend, submitted: Job, process: psutil.Process
     ) -> None:
         self.claim(submitted, process)
-        assert backend.poll([submitted])[submitted.token] == (JobState.RUNNING, str(process.pid))
+        assert backend.poll([submitted])[submitted.token] == Sighting(JobState.RUNNING, str(process.pid))
         process.kill()  # it stays a zombie, because nobody waits for it, and a zombie does not run
         psutil.wait_procs([process], timeout=0.2)
         assert self.state(backend, submitted) is JobState.ENDED

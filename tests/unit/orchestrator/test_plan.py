@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.experiment import Retries
 from orchestrator.plan import (
+    SILENCE_DEADLINE_S,
     Absent,
-    EndedJob,
     EndJob,
     Evidence,
     LivingJob,
@@ -18,6 +18,7 @@ from orchestrator.plan import (
     RunPicture,
     decide,
 )
+from orchestrator.retry import EndedAttempt, Ending
 from orchestrator.state import Cause, JobState, RunState
 from trainers.rundir import AttemptRecord, Phase, Status, StopReason
 
@@ -48,7 +49,7 @@ def living(state: JobState, **changes: object) -> LivingJob:
 def picture(
     state: RunState = RunState.RUNNING,
     job: LivingJob | None = None,
-    history: tuple[EndedJob, ...] = (),
+    history: tuple[EndedAttempt, ...] = (),
     **evidence: object,
 ) -> RunPicture:
     return RunPicture("r", state, Evidence(**evidence), job, history)  # type: ignore[arg-type]
@@ -122,6 +123,26 @@ class TestAbsence:
         assert isinstance(action, Revoke)
         assert (action.end.cause, action.end.next_state) == (Cause.LOST, RunState.LOST)
 
+    def test_a_trainer_that_speaks_is_believed_against_the_scheduler(self) -> None:
+        speaking = picture(
+            job=living(JobState.ABSENT, absent_s=DEADLINE_S), attempt=attempt(), status=status(), silent_s=10.0
+        )
+        assert decide(speaking, RETRIES, DEADLINE_S) == []
+        silent = replace(speaking, evidence=replace(speaking.evidence, silent_s=SILENCE_DEADLINE_S))
+        assert isinstance(only(silent), Revoke)
+        of_an_older_attempt = replace(speaking, evidence=replace(speaking.evidence, status=status(attempt=1)))
+        assert isinstance(only(of_an_older_attempt), Revoke)
+
+    def test_a_forgotten_job_whose_attempt_is_closed_goes_on_within_its_budget(self) -> None:
+        forgotten = picture(job=living(JobState.ABSENT, absent_s=DEADLINE_S), attempt=ended_attempt(Cause.PREEMPTED))
+        action = only(forgotten)
+        assert isinstance(action, Revoke)
+        assert (action.end.cause, action.end.next_state) == (Cause.PREEMPTED, RunState.PREEMPTED)
+        crashed = replace(forgotten, evidence=replace(forgotten.evidence, attempt=ended_attempt(Cause.FAILED)))
+        action = only(crashed, Retries(failed=0))
+        assert isinstance(action, Revoke)
+        assert action.end.next_state is RunState.FAILED
+
     def test_an_intent_belongs_to_its_living_controller(self) -> None:
         job = living(JobState.ABSENT, age_s=1.0, is_submitted=False, absent_s=DEADLINE_S)
         assert decide(picture(RunState.SUBMITTING, job), RETRIES, DEADLINE_S) == []
@@ -136,8 +157,8 @@ class TestEnds:
         assert (end.cause, end.next_state, end.first_step, end.last_step) == (cause, RunState.PREEMPTED, 10, 20)
 
     def test_each_cause_has_its_own_budget(self) -> None:
-        crashes = tuple(EndedJob(Cause.FAILED, step, step + 1) for step in range(2))
-        preemptions = tuple(EndedJob(Cause.PREEMPTED, step, step + 1) for step in range(50))
+        crashes = tuple(EndedAttempt(Cause.FAILED, step, step + 1) for step in range(2))
+        preemptions = tuple(EndedAttempt(Cause.PREEMPTED, step, step + 1) for step in range(50))
         crash_again = picture(
             job=living(JobState.ENDED), history=crashes + preemptions, attempt=ended_attempt(Cause.FAILED)
         )
@@ -165,7 +186,7 @@ class TestEnds:
         assert end_of(run).next_state is RunState.PREEMPTED
 
     def test_attempts_without_progress_are_cut(self) -> None:
-        idle = (EndedJob(Cause.PREEMPTED, 10, 10), EndedJob(Cause.PREEMPTED, 10, 10))
+        idle = (EndedAttempt(Cause.PREEMPTED, 10, 10), EndedAttempt(Cause.PREEMPTED, 10, 10))
         run = picture(
             job=living(JobState.ENDED),
             history=idle,
@@ -173,17 +194,37 @@ class TestEnds:
         )
         assert end_of(run).next_state is RunState.FAILED
         assert "3 attempts in a row brought no new step" in end_of(run).reason
-        after_progress = replace(run, history=(*idle, EndedJob(Cause.PREEMPTED, 10, 12)))
+        after_progress = replace(run, history=(*idle, EndedAttempt(Cause.PREEMPTED, 10, 12)))
         assert end_of(after_progress).next_state is RunState.PREEMPTED
 
     def test_a_stop_that_the_user_asked_for_costs_nothing(self) -> None:
-        idle = tuple(EndedJob(Cause.PREEMPTED, 10, 10, stop_requested=True) for _ in range(9))
+        idle = tuple(EndedAttempt(Cause.PREEMPTED, 10, 10, stop_requested=True) for _ in range(9))
         run = picture(
             job=living(JobState.ENDED, stop_requested=True),
             history=idle,
             attempt=ended_attempt(Cause.PREEMPTED, first_step=10, last_step=10),
         )
         assert end_of(run).next_state is RunState.PREEMPTED
+
+    def test_what_the_scheduler_knows_names_the_end_of_a_killed_launcher(self) -> None:
+        seen = Ending(Cause.NODE_FAIL, "node n3 failed")
+        end = end_of(picture(job=living(JobState.ENDED, seen=seen), attempt=attempt(), status=status()))
+        assert (end.cause, end.detail, end.next_state) == (Cause.NODE_FAIL, "node n3 failed", RunState.PREEMPTED)
+
+    def test_what_the_launcher_wrote_counts_more_than_what_the_scheduler_saw(self) -> None:
+        seen = Ending(Cause.FAILED, "NonZeroExitCode")
+        end = end_of(picture(job=living(JobState.ENDED, seen=seen), attempt=ended_attempt(Cause.TIMEOUT)))
+        assert end.cause is Cause.TIMEOUT
+
+    @pytest.mark.parametrize("record", [None, ended_attempt(Cause.PREEMPTED), attempt()])
+    def test_a_job_that_someone_cancelled_is_not_started_again(self, record: AttemptRecord | None) -> None:
+        seen = Ending(Cause.CANCELLED, "cancelled in SLURM by alice")
+        end = end_of(picture(job=living(JobState.ENDED, seen=seen), attempt=record))
+        assert (end.next_state, end.reason) == (RunState.CANCELLED, "cancelled in SLURM by alice")
+
+    def test_a_waiting_job_that_the_user_stopped_was_never_anything_but_planned(self) -> None:
+        job = living(JobState.ENDED, stop_requested=True, seen=Ending(Cause.CANCELLED, "cancelled"))
+        assert end_of(picture(RunState.QUEUED, job)).next_state is RunState.PLANNED
 
     def test_a_killed_launcher_is_lost_and_goes_on(self) -> None:
         run = picture(job=living(JobState.ENDED), attempt=attempt(), status=status())

@@ -31,7 +31,7 @@ def problem(text: str, *, read: bool) -> str:
     Path("x.yaml").write_text(f"name: x\n{text}grid: {{seed: [0]}}\n")
     experiment = load_experiment("x.yaml")
     with pytest.raises(InputError) as caught:
-        check(experiment, create_backend("local"))
+        check(experiment, create_backend("local", Workspace(Path("workspace").absolute())))
         if read:
             check_data(experiment, Workspace(Path("workspace").absolute()))
     return str(caught.value)
