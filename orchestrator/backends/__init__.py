@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from orchestrator.backends.base import Backend
 from orchestrator.errors import InputError
-from orchestrator.workspace import Workspace
+
+if TYPE_CHECKING:
+    # Jobs import modules below this package, and must not pay for what the controller needs.
+    from orchestrator.backends.base import Backend
+    from orchestrator.workspace import Workspace
 
 #: Backend name -> module with a function ``create(workspace) -> Backend``.
 BACKENDS = {"local": "orchestrator.backends.local", "slurm": "orchestrator.backends.slurm"}
