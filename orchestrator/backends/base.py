@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.experiment.schema import Backend as BackendOptions
-from orchestrator.experiment.schema import Retries
 from orchestrator.state import Cause, JobState
+
+if TYPE_CHECKING:  # jobs import this module too, and pydantic takes them a third of a second
+    from orchestrator.experiment.schema import Backend as BackendOptions
+    from orchestrator.experiment.schema import Retries
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ class Refused(EnvironmentProblem):
         self.job_ids: Mapping[str, str] = job_ids or {}
 
 
+class Unreachable(EnvironmentProblem):
+    """The backend gave no answer. Whether it has taken the jobs is not known, and a later look will tell."""
+
+
 class Backend(Protocol):
     """Starts, watches and stops jobs. Implementations hold no state that a restarted controller would miss."""
 
@@ -129,8 +135,7 @@ class Backend(Protocol):
 
         Raises:
             Refused: the backend said no to some or all of the requests.
-            EnvironmentProblem: the backend could not be reached, or died in between: whether it has the jobs is not
-                known, and :meth:`poll` will tell.
+            Unreachable: the backend gave no answer; :meth:`poll` will tell which jobs it has.
         """
 
     def poll(self, jobs: Sequence[Job]) -> Mapping[str, Sighting]:
