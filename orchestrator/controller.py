@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends import create_backend
-from orchestrator.backends.base import Backend, JobRequest, JobShape, Refused, Sighting, Terms
+from orchestrator.backends.base import Backend, JobRequest, JobShape, Refused, Sighting, Terms, Unreachable
 from orchestrator.experiment import Resources, Retries
 from orchestrator.experiment.schema import BACKEND_OPTIONS
 from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
@@ -93,6 +93,11 @@ class Controller:
             self._submit_ready(experiment)
         else:
             self._stop(experiment)
+        return self.snapshot(name)
+
+    def observe(self, name: str) -> Snapshot:
+        """Look at the jobs and record what became of them; start and stop nothing."""
+        self._settle_jobs(self.ledger.experiment(name))
         return self.snapshot(name)
 
     def snapshot(self, name: str) -> Snapshot:
@@ -338,10 +343,18 @@ def watch(
             saved their state and left.
     """
     backend = controller.backend(controller.ledger.experiment(name).settings["backend"]["name"])
+    is_reachable = True
     while True:
         if is_interrupted() and controller.ledger.experiment(name).wanted is Wanted.RUNNING:
             controller.ledger.want(name, Wanted.PAUSED)
-        snapshot = controller.step(name)
+        try:
+            snapshot = controller.step(name)
+            is_reachable = True
+        except Unreachable as problem:
+            if is_reachable:  # said once, however long it lasts
+                logger.warning("%s; trying again", problem)
+            is_reachable = False
+            snapshot = controller.snapshot(name)
         on_step(snapshot)
         if snapshot.is_settled:
             return snapshot
