@@ -14,17 +14,18 @@ ACCOUNT = "dev"
 def slurm_conf(layout: Layout, settings: Settings) -> str:
     """slurm.conf: two partitions over all nodes, of which ``urgent`` preempts ``batch`` by requeueing its jobs."""
     nodes = "\n".join(
-        f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={settings.cpus} RealMemory={settings.memory_mb}"
+        f"NodeName={name} NodeAddr={settings.address} Port={port} CPUs={settings.cpus} RealMemory={settings.memory_mb}"
         + (f" Gres=gpu:{settings.gpus}" if settings.gpus else "")
         for name, port in zip(settings.node_names, settings.node_ports, strict=True)
     )
     names = ",".join(settings.node_names)
     return f"""\
 ClusterName={CLUSTER_NAME}
-SlurmctldHost=localhost(127.0.0.1)
+SlurmctldHost=localhost({settings.address})
 SlurmctldPort={settings.control_port}
 SlurmUser={running_user()}
 SlurmdUser={running_user()}
+{listening_line(settings)}
 AuthType=auth/munge
 CredType=cred/munge
 # A requeued job is held back for twice the time that a credential lives: 10 s instead of 4 minutes.
@@ -57,16 +58,17 @@ JobRequeue=1
 MaxArraySize={settings.max_array_size}
 MaxJobCount={max(50_000, 2 * settings.max_array_size)}
 MinJobAge=300
+MailProg=/bin/true
 
 SlurmctldTimeout=30
-# A silent node is declared down after about this long.
-SlurmdTimeout=10
+# A silent node is declared down after some 15 s.
+SlurmdTimeout=8
 ReturnToService=2
 KillWait=5
 UnkillableStepTimeout=30
-BatchStartTimeout=20
+BatchStartTimeout=8
 InactiveLimit=0
-MessageTimeout=10
+MessageTimeout=5
 # Messages go to each node directly: a dead one delays nobody.
 TreeWidth=65533
 
@@ -83,6 +85,11 @@ def running_user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
 
 
+def listening_line(settings: Settings) -> str:
+    """Where daemons and srun listen: by default everywhere; else only at what the machine's own name stands for."""
+    return "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if settings.only_loopback else ""
+
+
 def accounting_lines(layout: Layout, settings: Settings) -> str:
     """Where slurmctld sends what became of jobs."""
     if not settings.accounting:
@@ -90,7 +97,7 @@ def accounting_lines(layout: Layout, settings: Settings) -> str:
     # The "password" is the munge socket by which slurmctld proves itself to slurmdbd.
     return f"""\
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
+AccountingStorageHost={settings.address}
 AccountingStoragePort={settings.database_port}
 AccountingStoragePass={layout.munge_socket}
 AccountingStoreFlags=job_comment
@@ -108,8 +115,9 @@ def slurmdbd_conf(layout: Layout, settings: Settings) -> str:
 AuthType=auth/munge
 AuthInfo=socket={layout.munge_socket}
 DbdHost=localhost
-DbdAddr=127.0.0.1
+DbdAddr={settings.address}
 DbdPort={settings.database_port}
+{listening_line(settings)}
 SlurmUser={running_user()}
 PidFile={layout.root}/slurmdbd.pid
 DebugLevel=info

@@ -74,7 +74,7 @@ def slurmctld(layout: Layout) -> Daemon:
 
 def slurmds(settings: Settings) -> list[Daemon]:
     return [
-        Daemon(name, "slurmd", ("-D", "-N", name), partial(accepts, socket.AF_INET, ("127.0.0.1", port)))
+        Daemon(name, "slurmd", ("-D", "-N", name), partial(accepts, socket.AF_INET, (settings.address, port)))
         for name, port in zip(settings.node_names, settings.node_ports, strict=True)
     ]
 
@@ -110,6 +110,7 @@ def environment(layout: Layout) -> dict[str, str]:
 
 def start(layout: Layout, daemon: Daemon) -> None:
     """Start a daemon in a session of its own, without waiting until it answers."""
+    # The marks come last: a step's daemon writes its title over what stands before SLURM_CONF.
     marks = {CLUSTER_MARK: str(layout.root), DAEMON_MARK: daemon.name}
     # slurmdbd asks MariaDB's client library for "localhost", which takes the socket's path from the environment.
     database = {"MYSQL_UNIX_PORT": str(layout.database_socket)} if daemon.name == "slurmdbd" else {}
@@ -117,7 +118,7 @@ def start(layout: Layout, daemon: Daemon) -> None:
         with layout.log_path(daemon.name).open("ab") as log:
             subprocess.Popen(
                 [daemon.program, *daemon.arguments],
-                env={**environment(layout), **marks, **database},
+                env={**environment(layout), **database, **marks},
                 cwd=layout.root,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -26,6 +26,10 @@ class Settings:
     grace_s: int
     max_array_size: int
     accounting: bool
+    address: str
+    """What the daemons call each other by: a loopback address."""
+    only_loopback: bool
+    """Whether they listen there only; else on every address of the machine."""
     control_port: int
     database_port: int
     node_ports: tuple[int, ...]
@@ -86,8 +90,12 @@ class Layout:
     def spool_dir(self, node: str) -> Path:
         return self.root / node
 
+    @property
+    def log_dir(self) -> Path:
+        return self.root / "log"
+
     def log_path(self, daemon: str) -> Path:
-        return self.root / "log" / f"{daemon}.log"
+        return self.log_dir / f"{daemon}.log"
 
     def exists(self) -> bool:
         return self.settings_path.is_file()
@@ -101,7 +109,7 @@ class Layout:
         try:
             values = json.loads(self.settings_path.read_text())
         except FileNotFoundError:
-            raise MachineProblem(f"there is no cluster in {self.root}: start one with `up --dir {self.root}`") from None
+            raise MachineProblem(f"there is no cluster in {self.root}: `up --dir {self.root}` starts one") from None
         try:
             return Settings(**{**values, "node_ports": tuple(values["node_ports"])})
         except (TypeError, KeyError, ValueError) as problem:
