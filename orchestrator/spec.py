@@ -136,16 +136,24 @@ def _with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"data": data, "evaluate": evaluate})
 
 
-def provenance(experiment_name: str, digest: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def provenance(
+    experiment_name: str, digest: str, overrides: Sequence[str] = (), site: Path | None = None
+) -> dict[str, Any]:
     """Where runs come from: code, versions, experiment file and time. The same for all runs of one submission.
 
     Args:
         experiment_name: name of the experiment.
         digest: of the experiment file and what it extends.
         overrides: the ``key=value`` of each ``--set``.
+        site: the site profile that the experiment stands on.
     """
     return {
-        "experiment": {"name": experiment_name, "digest": digest, "overrides": list(overrides)},
+        "experiment": {
+            "name": experiment_name,
+            "digest": digest,
+            "overrides": list(overrides),
+            "site": None if site is None else str(site.absolute()),
+        },
         "git": git_state(Path(__file__)),
         "python": platform.python_version(),
         "packages": package_versions(),

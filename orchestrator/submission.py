@@ -124,7 +124,7 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
     ledger = controller.ledger
     run_ids = [cell.run_id for cell in cells]
     known = ledger.states(run_ids)
-    origin = provenance(experiment.name, experiment.digest, experiment.overrides)
+    origin = provenance(experiment.name, experiment.digest, experiment.overrides, experiment.site)
     folder = Path.cwd()
     ledger.register(
         name=experiment.name,

@@ -15,12 +15,12 @@ from orchestrator.backends import create_backend
 from orchestrator.cli import display
 from orchestrator.cli.live import Interruption, drawing
 from orchestrator.cli.logs import find_run
-from orchestrator.cli.session import Session, find_experiment, open_session
+from orchestrator.cli.session import Asked, Session, find_experiment, open_session
 from orchestrator.cli.tracking import Collecting, collect_once, make_report
 from orchestrator.collect import check_store, store_uri
 from orchestrator.controller import Snapshot, watch
 from orchestrator.errors import InputError
-from orchestrator.experiment import Experiment, load_experiment
+from orchestrator.experiment import Experiment
 from orchestrator.forecast import Measured, Planned, forecast
 from orchestrator.ledger import RunRow, Wanted
 from orchestrator.state import RunState, count_states
@@ -32,11 +32,9 @@ from trainers.config.advice import advice_on
 _MAX_PLAN_ROWS = 60
 
 
-def _prepare(
-    file: Path, overrides: Sequence[str], backend_name: str | None, workspace_option: str | None
-) -> tuple[Experiment, Session]:
+def _prepare(asked: Asked, workspace_option: str | None) -> tuple[Experiment, Session]:
     """The experiment, checked against this machine, and a session. What is wrong is said before anything is written."""
-    experiment = load_experiment(file, [*overrides, *([f"backend={backend_name}"] if backend_name else [])])
+    experiment = asked.load()
     workspace = find_workspace(workspace_option)
     backend = create_backend(experiment.backend.name, workspace)
     check(experiment, backend)
@@ -48,11 +46,9 @@ def _prepare(
     return experiment, open_session(workspace_option)
 
 
-def plan_file(
-    file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None, *, as_json: bool, show_all: bool
-) -> None:
+def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: bool) -> None:
     """``sweep plan``. Reads the ledger if there is one, and creates nothing."""
-    experiment = load_experiment(file, [*overrides, *([f"backend={backend}"] if backend else [])])
+    experiment = asked.load()
     cells = experiment.cells()
     states: dict[str, RunState] = {}
     measured: list[Measured] = []
@@ -106,9 +102,9 @@ def plan_file(
         )
 
 
-def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None) -> int:
+def run_file(asked: Asked, workspace: str | None) -> int:
     """``sweep run``: the exit code is 0 if every run is done, 1 if some are not, 130 after Ctrl-C."""
-    experiment, session = _prepare(file, overrides, backend, workspace)
+    experiment, session = _prepare(asked, workspace)
     console = display.console()
     with Collecting(session, experiment.name) as collecting:
         submission = submit(experiment, session.controller)
@@ -117,7 +113,7 @@ def run_file(file: Path, overrides: Sequence[str], backend: str | None, workspac
         collecting.finish(console)
     console.print(display.summary_line(snapshot))
     if is_interrupted:
-        console.print(f"stopped, every run's state is saved; `sweep run {file}` goes on", style="yellow")
+        console.print(f"stopped, every run's state is saved; `sweep run {asked.file}` goes on", style="yellow")
         return 130
     _print_troubles(console, snapshot)
     make_report(session, experiment.name, None, console)
@@ -137,13 +133,20 @@ def evaluate_experiment(session: Session, name: str | None, overrides: Sequence[
             f"--set {foreign} is no setting of the evaluation; `sweep evaluate` takes evaluate.* and report.* "
             f"(`sweep plan {row.path}` shows what another setting would train)"
         )
-    settings = [*row.provenance["experiment"]["overrides"], *overrides]
-    if load_experiment(Path(row.path), settings).digest != row.digest:
+    before = row.provenance["experiment"]
+    site = before.get("site")
+    asked = Asked(
+        file=Path(row.path),
+        overrides=[*before["overrides"], *overrides],
+        backend=row.settings["backend"]["name"],
+        site=None if site is None else Path(site),
+    )
+    if asked.load().digest != row.digest:
         raise InputError(
             f"{row.path} (or what it extends) has changed since {row.name} was submitted; "
             f"`sweep run {row.path}` takes it as it is now, and evaluates finished runs too"
         )
-    return run_file(Path(row.path), settings, row.settings["backend"]["name"], workspace)
+    return run_file(asked, workspace)
 
 
 def _watch(session: Session, console: Console, name: str, *, is_stopping: bool) -> tuple[Snapshot, bool]:
@@ -188,11 +191,9 @@ def _print_troubles(console: Console, snapshot: Snapshot) -> None:
             console.print(f"  sweep logs {run.run_id} shows what it printed", style="dim")
 
 
-def submit_file(
-    file: Path, overrides: Sequence[str], backend: str | None, workspace: str | None, *, as_json: bool
-) -> None:
+def submit_file(asked: Asked, workspace: str | None, *, as_json: bool) -> None:
     """``sweep submit``: one pass of the reconciler, and a controller in the background where the backend needs one."""
-    experiment, session = _prepare(file, overrides, backend, workspace)
+    experiment, session = _prepare(asked, workspace)
     submission = submit(experiment, session.controller)
     snapshot = _carry_on(session, experiment.name)
     if as_json:

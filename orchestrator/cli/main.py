@@ -50,6 +50,15 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change the experiment file's value for this call. Repeatable."),
 ]
 BackendOption = Annotated[str | None, typer.Option("--backend", help="local, slurm or ray, instead of the file's.")]
+SiteOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--site",
+        envvar="SWEEP_SITE",
+        help="Site profile (YAML): resources and backend of a cluster, under the file's own.",
+        show_default=False,
+    ),
+]
 WorkspaceOption = Annotated[
     str | None, typer.Option("--workspace", help="Folder of runs, ledger and store. [default: ./sweeps]")
 ]
@@ -95,14 +104,16 @@ def plan(
     file: File,
     overrides: Set = None,
     backend: BackendOption = None,
+    site: SiteOption = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every run, however many.")] = False,
 ) -> None:
     """Expand and validate an experiment file; print its runs and what is done already. Starts nothing."""
     from orchestrator.cli.commands import plan_file
+    from orchestrator.cli.session import Asked
 
-    plan_file(file, overrides or [], backend, workspace, as_json=as_json, show_all=show_all)
+    plan_file(Asked(file, overrides or [], backend, site), workspace, as_json=as_json, show_all=show_all)
 
 
 @app.command(epilog="Example: sweep run experiments/quickstart.yaml")
@@ -110,12 +121,14 @@ def run(
     file: File,
     overrides: Set = None,
     backend: BackendOption = None,
+    site: SiteOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Submit, watch, collect and report. Ctrl-C saves and stops; the same command goes on."""
     from orchestrator.cli.commands import run_file
+    from orchestrator.cli.session import Asked
 
-    raise typer.Exit(run_file(file, overrides or [], backend, workspace))
+    raise typer.Exit(run_file(Asked(file, overrides or [], backend, site), workspace))
 
 
 @app.command(epilog="Example: sweep submit experiments/cifar10_lt.yaml && sweep watch")
@@ -123,13 +136,15 @@ def submit(
     file: File,
     overrides: Set = None,
     backend: BackendOption = None,
+    site: SiteOption = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
     """Submit what is not done, and return. Twice is the same as once."""
     from orchestrator.cli.commands import submit_file
+    from orchestrator.cli.session import Asked
 
-    submit_file(file, overrides or [], backend, workspace, as_json=as_json)
+    submit_file(Asked(file, overrides or [], backend, site), workspace, as_json=as_json)
 
 
 @app.command(epilog="Example: sweep status --json | jq '.runs[].state'")
@@ -234,12 +249,16 @@ def ui(
 
 @app.command(epilog="Example: sweep doctor --backend local")
 def doctor(
+    overrides: Set = None,
     backend: BackendOption = None,
+    site: SiteOption = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
     """Probe machine, workspace, store and backend; say what is wrong before a job does."""
     from orchestrator.cli.doctor import examine
+    from orchestrator.experiment import load_site
 
-    if not examine(backend or "local", workspace, as_json=as_json):
+    options = load_site(site, [*(overrides or []), *([f"backend={backend}"] if backend else [])])
+    if not examine(options.backend.name, workspace, as_json=as_json):
         raise typer.Exit(3)

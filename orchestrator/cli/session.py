@@ -1,13 +1,42 @@
-"""What every command begins with: a workspace, its ledger and a controller."""
+"""What commands begin with: an experiment and what is said beside it; a workspace, its ledger and a controller."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.controller import Controller
 from orchestrator.errors import InputError
+from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.ledger import Ledger
 from orchestrator.workspace import Workspace, find_workspace, prepare_workspace
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An experiment as the command line names it.
+
+    Attributes:
+        file: the experiment file.
+        overrides: ``key=value`` of each ``--set``.
+        backend: ``--backend``, which is one more of them.
+        site: the site profile of ``--site``.
+    """
+
+    file: Path
+    overrides: Sequence[str] = ()
+    backend: str | None = None
+    site: Path | None = None
+
+    def load(self) -> Experiment:
+        """Read it.
+
+        Raises:
+            InputError: the file, or one that it stands on, is not valid.
+        """
+        chosen = [f"backend={self.backend}"] if self.backend else []
+        return load_experiment(self.file, [*self.overrides, *chosen], site=self.site)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ values of axes; ``explain`` words the problems.
 """
 
 from orchestrator.experiment.cells import Cell, Expansion, RuleCount
-from orchestrator.experiment.experiment import Experiment, load_experiment
+from orchestrator.experiment.experiment import Experiment, load_experiment, load_site
 from orchestrator.experiment.labels import label
 from orchestrator.experiment.schema import Backend, Local, Ray, Report, Resources, Retries, Slurm, Tracking
 
@@ -26,4 +26,5 @@ __all__ = [
     "Tracking",
     "label",
     "load_experiment",
+    "load_site",
 ]

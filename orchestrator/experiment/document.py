@@ -29,6 +29,9 @@ from trainers.config import RunConfig
 
 MAX_FILES = 50
 
+#: Sections of a site profile: where and how runs are carried out. None of them takes part in what a run is.
+SITE_SECTIONS = ("resources", "backend", "tracking", "retries")
+
 RUN_SHAPE = section_shape(RunConfig)
 OPTIONS_SHAPE = section_shape(Options)
 
@@ -72,14 +75,47 @@ class Document:
         return digest.hexdigest()
 
 
-def read_document(name: str, assignments: Sequence[str], environment: Mapping[str, str]) -> Document:
+def read_document(
+    name: str, assignments: Sequence[str], environment: Mapping[str, str], site: str | None = None
+) -> Document:
     """Read an experiment file, what it extends, and the ``key=value`` of each ``--set``.
+
+    Args:
+        site: a site profile, merged as if it were the first file that the experiment extends. It is not one of
+            :attr:`Document.files`: the experiment is the same wherever it is carried out.
 
     Raises:
         InputError: a file or an assignment cannot be read, or sets what does not exist.
     """
     files: dict[Path, SourceFile] = {}
     root = _read_extended(name, environment, files, chain=())
+    if site is not None:
+        root = _merged_sections(_read_site(site, environment), root)
+    return _assigned(root, tuple(files.values()), assignments, environment)
+
+
+def read_site(name: str | None, assignments: Sequence[str], environment: Mapping[str, str]) -> Document:
+    """Read a site profile (none is one that says nothing), what it extends, and the ``key=value`` of each ``--set``.
+
+    Raises:
+        InputError: a file or an assignment cannot be read, or holds more than a site profile may.
+    """
+    root = MapNode({}, Position("no site profile")) if name is None else _read_site(name, environment)
+    return _assigned(root, (), assignments, environment)
+
+
+def _read_site(name: str, environment: Mapping[str, str]) -> MapNode:
+    root = _read_extended(name, environment, {}, chain=())
+    for key, (at, _) in root.entries.items():
+        if key not in SITE_SECTIONS:
+            sections = ", ".join(SITE_SECTIONS)
+            raise fail(at, f"{key} is no section of a site profile, which says where runs are carried out ({sections})")
+    return root
+
+
+def _assigned(
+    root: MapNode, files: tuple[SourceFile, ...], assignments: Sequence[str], environment: Mapping[str, str]
+) -> Document:
     overrides: list[Override] = []
     is_varied = False
     for assignment in assignments:
@@ -89,7 +125,7 @@ def read_document(name: str, assignments: Sequence[str], environment: Mapping[st
         if keys[0] not in TOP_LEVEL or keys[0] in ("base", "resources"):
             overrides.append(Override(".".join(keys[keys[0] == "base" :]), value))
         is_varied = is_varied or keys[0] not in OPTIONS_SHAPE.fields
-    return Document(tuple(files.values()), _without_nulls(root), tuple(overrides), is_varied)
+    return Document(files, _without_nulls(root), tuple(overrides), is_varied)
 
 
 def _without_nulls(root: MapNode) -> MapNode:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from orchestrator.experiment.axes import CELL_SHAPE, SECTIONS, Setting, unknown_path
 from orchestrator.experiment.cells import Cell, Expansion, expand
-from orchestrator.experiment.document import OPTIONS_SHAPE, Document, read_document
+from orchestrator.experiment.document import OPTIONS_SHAPE, Document, read_document, read_site
 from orchestrator.experiment.explain import problems_of, raise_problems
 from orchestrator.experiment.grid import Grid, parse_grid
-from orchestrator.experiment.nodes import ListNode, MapNode, Node, Position, Problem, ScalarNode, fail
+from orchestrator.experiment.nodes import Entry, ListNode, MapNode, Node, Position, Problem, ScalarNode, fail
 from orchestrator.experiment.schema import Backend, Options, Report, Resources, Retries, Tracking
 from orchestrator.experiment.sections import locate
 from orchestrator.experiment.settings import complete
@@ -31,6 +31,7 @@ class Experiment:
         text: its content, without what it extends.
         digest: SHA-256 over the file and everything that it extends.
         overrides: the ``key=value`` of each ``--set``.
+        site: the site profile that it stands on, if any.
         options: the typed sections; also reachable one by one below.
         grid: the rules that make the runs.
     """
@@ -39,6 +40,7 @@ class Experiment:
     text: str
     digest: str
     overrides: tuple[str, ...]
+    site: Path | None
     options: Options
     grid: Grid
 
@@ -124,7 +126,11 @@ def value_position(section: Node, key: str, value: object) -> Position | None:
 
 
 def load_experiment(
-    path: str | Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    *,
+    site: Path | None = None,
 ) -> Experiment:
     """Read an experiment file. Its runs are expanded and validated by :meth:`Experiment.cells`.
 
@@ -132,20 +138,42 @@ def load_experiment(
         path: the YAML file.
         overrides: ``key=value`` of each ``--set``, in order.
         environment: for ``${env:NAME}``; this process's own if None.
+        site: a site profile, which counts as the first file that this one extends: what the file says wins.
 
     Raises:
         InputError: the file, or one that it extends, is not a valid experiment. One line for each of the first few
             problems, with file, line and column.
     """
-    document = read_document(str(path), overrides, os.environ if environment is None else environment)
+    environment = os.environ if environment is None else environment
+    document = read_document(str(path), overrides, environment, None if site is None else str(site))
     return Experiment(
         path=Path(path),
         text=document.files[0].content.decode("utf-8-sig"),
         digest=document.digest,
         overrides=tuple(overrides),
+        site=site,
         options=_options(document),
         grid=parse_grid(document),
     )
+
+
+def load_site(
+    path: Path | None, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Options:
+    """What a site profile says, as the options of an experiment that says nothing itself.
+
+    Args:
+        path: the YAML file; None is a profile that says nothing.
+        overrides, environment: as for :func:`load_experiment`.
+
+    Raises:
+        InputError: the file, or one that it extends, is not a valid site profile.
+    """
+    name = None if path is None else str(path)
+    document = read_site(name, overrides, os.environ if environment is None else environment)
+    at = document.root.at
+    named = {"name": Entry(at, ScalarNode("site", at)), **document.root.entries}
+    return _options(replace(document, root=MapNode(named, at)))
 
 
 def _options(document: Document) -> Options:
