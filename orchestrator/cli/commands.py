@@ -13,6 +13,7 @@ from rich.console import Console
 
 from orchestrator.backends import create_backend
 from orchestrator.cli import display
+from orchestrator.cli.hosts import suspect_hosts
 from orchestrator.cli.live import Interruption, drawing
 from orchestrator.cli.logs import find_run
 from orchestrator.cli.session import Asked, Session, find_experiment, open_session
@@ -30,6 +31,11 @@ from trainers.config.advice import advice_on
 
 #: More rows than this are of no use to a reader; `--all` and `--json` print them.
 _MAX_PLAN_ROWS = 60
+
+#: States of runs whose attempts may tell of a host that fails. Files are read for this many of them at most.
+_TROUBLED = (RunState.RUNNING, RunState.QUEUED, RunState.PREEMPTED, RunState.FAILED, RunState.LOST)
+_MAX_READ_RUNS = 500
+_MAX_NAMED_HOSTS = 3
 
 
 def _prepare(asked: Asked, workspace_option: str | None) -> tuple[Experiment, Session]:
@@ -251,6 +257,18 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
     console = display.console()
     console.print(display.summary_line(snapshot))
     console.print(display.status_table(snapshot))
+    _print_hints(console, session, snapshot)
+
+
+def _print_hints(console: Console, session: Session, snapshot: Snapshot) -> None:
+    """What the table cannot tell: which host fails, and where to see why runs wait."""
+    troubled = [run for run in snapshot.runs if run.state in _TROUBLED][:_MAX_READ_RUNS]
+    attempts = [attempt for run in troubled for attempt in session.workspace.run_dir(run.run_id).read_attempts()]
+    for host in suspect_hosts(attempts)[:_MAX_NAMED_HOSTS]:
+        console.print(f"{host.sentence}; backend.exclude leaves a node out", style="yellow", soft_wrap=True)
+    if any(run.state is RunState.QUEUED for run in snapshot.runs):
+        name = snapshot.experiment.name
+        console.print(f"`sweep watch {name}` asks the scheduler, and says why runs wait", style="dim")
 
 
 def _run_json(session: Session, snapshot: Snapshot, run: RunRow) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +47,12 @@ _INTEREST = (
     RunState.COMPLETED,
 )
 
+#: States in which a run waits for its backend, which may say why.
+_WAITING = (RunState.SUBMITTING, RunState.QUEUED)
+
+#: Different reasons to wait that one line can name.
+_MAX_REASONS = 3
+
 
 def console() -> Console:
     """Standard output; colour and live drawing only on a terminal."""
@@ -80,13 +88,31 @@ def status_table(snapshot: Snapshot, *, max_rows: int | None = None, now: float 
         table.add_column(heading, overflow="ellipsis", no_wrap=True, min_width=min(12, max(longest, len(heading))))
     table.add_column("state", no_wrap=True, min_width=max(map(len, (run.state for run in shown)), default=5))
     table.add_column("progress", no_wrap=True, min_width=_BAR_WIDTH)
-    table.add_column("", overflow="ellipsis", no_wrap=True)
+    table.add_column("", overflow="ellipsis")  # the one column that may wrap shrinks first; its texts do not wrap
     for run in shown:
         table.add_row(*_cells(run, snapshot, now if now is not None else time.time()))
-    hidden = len(snapshot.runs) - len(shown)
-    if hidden:
-        return Group(table, Text(f"… and {hidden} more runs", style="dim"))
-    return table
+    visible = {run.run_id for run in shown}
+    hidden = [run for run in snapshot.runs if run.run_id not in visible]
+    return Group(table, Text(_summary(hidden, snapshot.notes), style="dim")) if hidden else table
+
+
+def _summary(runs: Sequence[RunRow], notes: Mapping[str, str]) -> str:
+    """What is to be said of runs that have no row: how many are in each state, and why most of them wait."""
+    parts = []
+    for state, count in count_states(run.state for run in runs).items():
+        if count:
+            waiting = [run.run_id for run in runs if run.state is state] if state in _WAITING else []
+            parts.append(f"{count:,} {state}{_reasons(waiting, notes)}")
+    return f"… and {len(runs):,} more runs: {', '.join(parts)}"
+
+
+def _reasons(run_ids: Sequence[str], notes: Mapping[str, str]) -> str:
+    # A note names the job and the time too, after a comma, semicolon or bracket: only its beginning is common to many.
+    reasons = Counter(re.split("[,;(]", notes[run_id])[0].strip() for run_id in run_ids if notes.get(run_id))
+    if not reasons:
+        return ""
+    named = [f"{count:,} {reason}" for reason, count in reasons.most_common(_MAX_REASONS)]
+    return f" ({'; '.join([*named, *(['…'] if len(reasons) > _MAX_REASONS else [])])})"
 
 
 def _cells(run: RunRow, snapshot: Snapshot, now: float) -> list[RenderableType]:
@@ -99,8 +125,11 @@ def _cells(run: RunRow, snapshot: Snapshot, now: float) -> list[RenderableType]:
     elif status is not None:
         progress = ProgressBar(total=status.total_steps or 1, completed=status.step, width=_BAR_WIDTH)
         note = _progress_note(status, now)
+    if run.state.is_active and (said := snapshot.notes.get(run.run_id)):
+        note = said if run.state in _WAITING else f"{note}  {said}".strip()
     axes = [run.axes.get(axis, "") for axis in snapshot.experiment.axes]
-    return [run.run_id, *axes, Text(str(run.state), style=style), progress, Text(note, style="dim")]
+    last = Text(note, style="dim", no_wrap=True, overflow="ellipsis")
+    return [run.run_id, *axes, Text(str(run.state), style=style), progress, last]
 
 
 def _progress_note(status: Status, now: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.display import STATE_STYLES, duration
+from orchestrator.cli.hosts import suspect_hosts
 from orchestrator.cli.session import Session
 from orchestrator.ledger import RunRow
 from orchestrator.state import RunState
@@ -21,7 +23,7 @@ def run_record(session: Session, run: RunRow) -> dict[str, Any]:
     """JSON values: where the run is, what it is made of, its attempts, events, results and folder."""
     run_dir = session.workspace.run_dir(run.run_id)
     status, result = run_dir.read_status(), run_dir.read_result()
-    attempts = [run_dir.read_attempt(number) for number in run_dir.attempt_numbers()]
+    attempts = run_dir.read_attempts()
     return {
         "run_id": run.run_id,
         "experiments": sorted({row.experiment for row in session.ledger.find_runs(run.run_id)}),
@@ -30,7 +32,20 @@ def run_record(session: Session, run: RunRow) -> dict[str, Any]:
         "reason": run.reason,
         "config": session.ledger.configs([run.run_id])[run.run_id],
         "status": None if status is None else status.to_json(),
-        "attempts": [attempt.to_json() for attempt in attempts if attempt is not None],
+        "jobs": [
+            {
+                "token": job.token,
+                "backend": job.backend,
+                "job_id": job.job_id,
+                "submitted": job.submitted,
+                "ended": job.ended,
+                "cause": job.cause,
+                "detail": job.detail,
+            }
+            for job in session.ledger.jobs_of(run.run_id)
+        ],
+        "attempts": [attempt.to_json() for attempt in attempts],
+        "suspect_hosts": [host.sentence for host in suspect_hosts(attempts)],
         "events": [
             {"time": moment, "state": state, "detail": detail}
             for moment, state, detail in session.ledger.events_of(run.run_id)
@@ -48,8 +63,13 @@ def run_page(record: Mapping[str, Any]) -> RenderableType:
     )
     parts: list[RenderableType] = [head, _pairs("", {**record["axes"], "in": ", ".join(record["experiments"])})]
     parts.append(_pairs("configuration", _flat(record["config"])))
+    if record["jobs"] and record["jobs"][-1]["ended"] is None:
+        parts.append(_living_job(record["jobs"][-1]))
     if record["attempts"]:
         parts.append(_attempts(record["attempts"]))
+        ends = Counter(attempt["cause"] for attempt in record["attempts"] if attempt["ended"] is not None)
+        parts.append(Text(", ".join(f"{count} {cause}" for cause, count in ends.most_common()), style="dim"))
+        parts += [Text(sentence, style="yellow") for sentence in record["suspect_hosts"]]
     parts.append(_events(record["events"]))
     if record["result"] is not None:
         metrics = {name: f"{value:.4g}" for name, value in sorted(record["result"]["metrics"].items())}
@@ -83,6 +103,12 @@ def _pairs(title: str, values: Mapping[str, str]) -> Table:
     for key, value in values.items():
         table.add_row(key, value)
     return table
+
+
+def _living_job(job: Mapping[str, Any]) -> Text:
+    number = job["job_id"] or "no number yet"
+    since = f", submitted {_clock(job['submitted'])}" if job["submitted"] else ""
+    return Text(f"\njob of {job['backend']}: {number}{since}", overflow="fold")
 
 
 def _attempts(attempts: list[dict[str, Any]]) -> Table:

@@ -192,7 +192,7 @@ class TestProvenance:
         file.write_text("name: x\n")
         experiment = load_experiment(file, ["seed=3"], {})
         found = provenance(experiment.name, experiment.digest, experiment.overrides)
-        assert found["experiment"] == {"name": "x", "digest": experiment.digest, "overrides": ["seed=3"]}
+        assert found["experiment"] == {"name": "x", "digest": experiment.digest, "overrides": ["seed=3"], "site": None}
         assert len(experiment.digest) == 64
         assert "torch" in found["packages"]
         json.dumps(found)
