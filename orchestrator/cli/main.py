@@ -193,12 +193,15 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
     rank: Annotated[int, typer.Option(help="Which rank's output.")] = 0,
     attempt: Annotated[int | None, typer.Option(help="Which attempt; the newest if left out.")] = None,
+    of_job: Annotated[
+        bool, typer.Option("--job", help="What its job printed outside of any attempt: on SLURM, the batch script.")
+    ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Print what a run printed."""
+    """Print what a run printed. `-f` follows it over preemptions, until it ends."""
     from orchestrator.cli.logs import print_logs
 
-    print_logs(_session(workspace), run_id, follow=follow, rank=rank, attempt=attempt)
+    print_logs(_session(workspace), run_id, follow=follow, rank=rank, attempt=attempt, of_job=of_job)
 
 
 @app.command(epilog="Example: sweep show 3f9a")
