@@ -19,11 +19,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, judge, saved_steps
+from orchestrator.launch.attempts import close_attempt, open_attempt_dir
+from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stop, judge, saved_steps
 from orchestrator.launch.supervision import supervise, take_signals
 from orchestrator.launch.torchrun import Rendezvous, build_command, build_environment
 from orchestrator.processes import ProcessName
@@ -52,6 +53,7 @@ class Options:
     threads: int
     devices: str | None
     grace_s: int
+    stop_after: float | None
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
@@ -83,6 +85,7 @@ def _parse(command_line: Sequence[str] | None) -> Options:
     parser.add_argument("--threads", type=int, default=1, help="compute threads of each rank")
     parser.add_argument("--devices", help="GPUs to use, with commas; empty hides them all; left out: as inherited")
     parser.add_argument("--grace-s", type=int, default=30, help="seconds to checkpoint in after a request to stop")
+    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="checkpoint and stop before a time limit")
     values = vars(parser.parse_args(command_line))
     if values["nodes"] > 1 and not (values["rendezvous"] and values["rendezvous_id"]):
         parser.error(
@@ -98,15 +101,22 @@ def _refuse(message: str) -> int:
     return EXIT_FAILED
 
 
+def _leave(exit_code: int, message: str) -> int:
+    print(message, file=sys.stderr)  # noqa: T201
+    return exit_code
+
+
 def _launch(run_dir: RunDir, options: Options) -> int:
-    if options.node_rank == 0:
-        is_first = _claim(run_dir, options.token)
-        if options.once and not is_first:
-            print(f"submission {options.token} was claimed by another launcher; nothing to do", file=sys.stderr)  # noqa: T201
-            return EXIT_DONE
+    is_first = options.node_rank == 0 and _claim(run_dir, options.token)
     if run_dir.is_complete():
-        print(f"{run_dir.result_path} stands; nothing to do", file=sys.stderr)  # noqa: T201
-        return EXIT_DONE
+        return _leave(EXIT_DONE, f"{run_dir.result_path} stands; nothing to do")
+    claim = run_dir.read_claim(options.token)
+    if claim is not None and claim.is_revocation:
+        return _leave(EXIT_RESUMABLE, f"submission {options.token} was revoked before it began; nothing may act for it")
+    if run_dir.stop_path(options.token).exists():
+        return _leave(EXIT_RESUMABLE, f"submission {options.token} is to stop; nothing is started for it")
+    if options.once and options.node_rank == 0 and not is_first:
+        return _leave(EXIT_DONE, f"submission {options.token} was claimed by another launcher; nothing to do")
     if options.node_rank == 0:
         return _lead_attempt(run_dir, options)
     return _join_attempt(run_dir, options)
@@ -119,7 +129,7 @@ def _claim(run_dir: RunDir, token: str) -> bool:
 
 
 def _lead_attempt(run_dir: RunDir, options: Options) -> int:
-    number = _open_attempt_dir(run_dir)
+    number = open_attempt_dir(run_dir)
     rendezvous_id = options.rendezvous_id or f"{options.token}.{number}.{uuid.uuid4().hex[:8]}"
     command = _command(options, number, rendezvous_id)
     record = AttemptRecord(
@@ -135,29 +145,10 @@ def _lead_attempt(run_dir: RunDir, options: Options) -> int:
         first_step=saved_steps(run_dir),
     )
     atomic.write_json(run_dir.attempt_path(number), record.to_json())
-    stop_signal = _run_agent(run_dir, number, options, command)
-    outcome = judge(run_dir, number, stop_signal)
-    record = replace(
-        record,
-        ended=time.time(),
-        exit_code=outcome.exit_code,
-        cause=str(outcome.cause),
-        detail=outcome.detail,
-        last_step=saved_steps(run_dir),
-    )
-    atomic.write_json(run_dir.attempt_path(number), record.to_json())
+    stop = _run_agent(run_dir, number, options, command)
+    outcome = judge(run_dir, number, stop)
+    close_attempt(run_dir, record, outcome.cause, outcome.detail, outcome.exit_code)
     return outcome.exit_code
-
-
-def _open_attempt_dir(run_dir: RunDir) -> int:
-    """Create the folder of the next attempt; of two launchers at once, each gets its own."""
-    while True:
-        number = max(run_dir.attempt_numbers(), default=0) + 1
-        try:
-            run_dir.attempt_dir(number).mkdir(parents=True)
-            return number
-        except FileExistsError:
-            continue
 
 
 def _join_attempt(run_dir: RunDir, options: Options) -> int:
@@ -165,11 +156,11 @@ def _join_attempt(run_dir: RunDir, options: Options) -> int:
     opened = _wait_for(lambda: _attempt_with(run_dir, options.rendezvous_id), _OPENING_DEADLINE_S)
     if opened is None:
         return _refuse(f"the first node opened no attempt with rendezvous id {options.rendezvous_id}")
-    stop_signal = _run_agent(run_dir, opened.number, options, _command(options, opened.number, options.rendezvous_id))
+    stop = _run_agent(run_dir, opened.number, options, _command(options, opened.number, options.rendezvous_id))
     closed = _wait_for(lambda: _closed_attempt(run_dir, opened.number), _CLOSING_DEADLINE_S)
     if closed is not None and closed.exit_code is not None:
         return closed.exit_code
-    return judge(run_dir, opened.number, stop_signal).exit_code
+    return judge(run_dir, opened.number, stop).exit_code
 
 
 _T = TypeVar("_T")
@@ -205,7 +196,7 @@ def _command(options: Options, number: int, rendezvous_id: str) -> list[str]:
     return build_command(options.run_dir, number, rendezvous, options.processes, options.grace_s)
 
 
-def _run_agent(run_dir: RunDir, number: int, options: Options, command: Sequence[str]) -> str | None:
+def _run_agent(run_dir: RunDir, number: int, options: Options, command: Sequence[str]) -> Stop | None:
     def is_over() -> bool:
         status = run_dir.read_status()
         is_stopped = status is not None and status.attempt == number and status.phase is Phase.STOPPED
@@ -215,7 +206,7 @@ def _run_agent(run_dir: RunDir, number: int, options: Options, command: Sequence
         os.environ, threads=options.threads, devices=options.devices, is_single_node=options.nodes == 1
     )
     log_path = run_dir.launcher_log_path(number, options.node_rank)
-    return supervise(command, environment, log_path, options.grace_s, is_over)
+    return supervise(command, environment, log_path, options.grace_s, is_over, options.stop_after)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,24 @@ class Outcome:
     detail: str
 
 
-def judge(run_dir: RunDir, attempt: int, stop_signal: str | None) -> Outcome:
+@dataclass(frozen=True)
+class Stop:
+    """A request to stop that reached the launcher.
+
+    Attributes:
+        by: name of the signal, or what else asked.
+        is_time_limit: it was asked because the job's time is nearly over.
+    """
+
+    by: str
+    is_time_limit: bool = False
+
+
+def judge(run_dir: RunDir, attempt: int, stop: Stop | None) -> Outcome:
     """The outcome of an attempt whose processes have all ended.
 
     Args:
-        stop_signal: name of the signal by which the launcher was asked to stop; None if it was not.
+        stop: the request to stop, if the launcher got one.
     """
     if run_dir.is_complete():
         return Outcome(EXIT_DONE, Cause.DONE, "")
@@ -42,8 +55,10 @@ def judge(run_dir: RunDir, attempt: int, stop_signal: str | None) -> Outcome:
     stopped = status if status is not None and status.attempt == attempt and status.phase is Phase.STOPPED else None
     if stopped is not None and stopped.reason is not None and stopped.reason.is_permanent:
         return Outcome(EXIT_FAILED, Cause.FAILED, f"{stopped.reason}: {stopped.message}")
-    if stop_signal is not None:
-        return Outcome(EXIT_RESUMABLE, Cause.PREEMPTED, f"stopped by {stop_signal}")
+    if stop is not None and stop.is_time_limit:
+        return Outcome(EXIT_RESUMABLE, Cause.TIMEOUT, "stopped because the time limit is near")
+    if stop is not None:
+        return Outcome(EXIT_RESUMABLE, Cause.PREEMPTED, f"stopped by {stop.by}")
     if stopped is not None and stopped.reason is StopReason.PREEMPTED:
         return Outcome(EXIT_RESUMABLE, Cause.PREEMPTED, stopped.message)
     return Outcome(EXIT_FAILED, Cause.FAILED, _why_it_failed(run_dir, attempt, stopped))
@@ -64,12 +79,12 @@ def _why_it_failed(run_dir: RunDir, attempt: int, stopped: Status | None) -> str
         return f"{failures[0].reason}: {failures[0].message}"
     if stopped is not None:
         return f"{stopped.reason}: {stopped.message}"
-    last_words = _last_line(run_dir.launcher_log_path(attempt))
+    last_words = last_line(run_dir.launcher_log_path(attempt))
     return f"torchrun ended without a result: {last_words}" if last_words else "torchrun ended without a word"
 
 
-def _last_line(log_path: Path) -> str:
-    """The last line of a log that is not empty."""
+def last_line(log_path: Path) -> str:
+    """The last line of a log that is not empty; empty without one."""
     try:
         with log_path.open("rb") as log:
             log.seek(max(0, log_path.stat().st_size - _TAIL_BYTES))

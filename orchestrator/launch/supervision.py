@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.launch.outcome import Stop
 from orchestrator.launch.torchrun import STOP_SIGNAL_NAMES
 
 _STOP_SIGNALS = frozenset(signal.Signals[name] for name in STOP_SIGNAL_NAMES)
@@ -29,6 +30,9 @@ _KILL_MARGIN_S = 8
 _LINGER_S = 15
 #: Seconds between two looks at the clock while nothing happens.
 _TICK_S = 5.0
+#: Seconds before the own timer in which SIGUSR1 is taken for the scheduler's warning of the time limit. SLURM sends it
+#: up to a minute early.
+_EARLY_WARNING_S = 75.0
 
 
 def take_signals() -> None:
@@ -46,22 +50,26 @@ def supervise(
     log_path: Path,
     grace_s: float,
     is_over: Callable[[], bool],
-) -> str | None:
+    stop_after_s: float | None = None,
+) -> Stop | None:
     """Run a command until neither it nor any process below it is left.
 
     Args:
         log_path: gets the command's output and error, appended.
         grace_s: seconds that the processes have to end by themselves after the request to stop.
         is_over: whether the work is done or given up, so that the command has no reason to run on.
+        stop_after_s: seconds after which the processes are asked to stop, because a time limit is near. Seconds in
+            which the job was suspended do not count.
 
     Returns:
-        The name of the signal by which this process was asked to stop, or None.
+        By what this process was asked to stop, or None if it was not.
     """
     with log_path.open("ab") as log:
         child = _start(command, environment, log.fileno())
-    stop_signal = _wait(child, grace_s, is_over)
+    stop = _wait(child, grace_s, is_over, float("inf") if stop_after_s is None else stop_after_s)
     _end_orphans(grace_s + _KILL_MARGIN_S)
-    return stop_signal or next((received.name for received in signal.sigpending() & _STOP_SIGNALS), None)
+    pending = next((received.name for received in signal.sigpending() & _STOP_SIGNALS), None)
+    return stop if stop is not None or pending is None else Stop(pending)
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str], output: int) -> subprocess.Popen[bytes]:
@@ -85,16 +93,23 @@ def _start(command: Sequence[str], environment: Mapping[str, str], output: int) 
     )
 
 
-def _wait(child: subprocess.Popen[bytes], grace_s: float, is_over: Callable[[], bool]) -> str | None:
-    stop_signal: str | None = None
+def _wait(
+    child: subprocess.Popen[bytes], grace_s: float, is_over: Callable[[], bool], stop_after_s: float
+) -> Stop | None:
+    stop: Stop | None = None
     kill_at = over_since = float("inf")
+    left_s, looked = stop_after_s, time.monotonic()
     while child.poll() is None:
-        received = signal.sigtimedwait({*_STOP_SIGNALS, signal.SIGCHLD}, _TICK_S)
+        received = signal.sigtimedwait({*_STOP_SIGNALS, signal.SIGCHLD}, max(0.0, min(_TICK_S, left_s)))
         now = time.monotonic()
-        if received is not None and received.si_signo in _STOP_SIGNALS and stop_signal is None:
-            stop_signal = signal.Signals(received.si_signo).name
-            kill_at = min(kill_at, now + grace_s + _KILL_MARGIN_S)
-            child.terminate()
+        # More than a tick has passed only if this process was suspended, and then the clock of the limit stood still.
+        left_s, looked = left_s - min(now - looked, 2 * _TICK_S), now
+        if stop is None:
+            stop = _asked_to_stop(received, left_s)
+            if stop is not None:
+                left_s = float("inf")
+                kill_at = min(kill_at, now + grace_s + _KILL_MARGIN_S)
+                child.terminate()
         if is_over():
             over_since = min(over_since, now)
         if now - over_since > _LINGER_S and kill_at == float("inf"):
@@ -102,7 +117,14 @@ def _wait(child: subprocess.Popen[bytes], grace_s: float, is_over: Callable[[], 
             child.terminate()
         if now > kill_at:
             child.kill()
-    return stop_signal
+    return stop
+
+
+def _asked_to_stop(received: signal.struct_siginfo | None, left_s: float) -> Stop | None:
+    if received is not None and received.si_signo in _STOP_SIGNALS:
+        name = signal.Signals(received.si_signo).name
+        return Stop(name, is_time_limit=name == "SIGUSR1" and left_s < _EARLY_WARNING_S)
+    return Stop("the time limit", is_time_limit=True) if left_s <= 0 else None
 
 
 def _end_orphans(grace_s: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.launch.outcome import judge, saved_steps
+from orchestrator.launch.outcome import Stop, judge, saved_steps
 from orchestrator.state import Cause
 from trainers.rundir import Phase, RankFailure, Result, RunDir, Status, StopReason, atomic
 
@@ -31,7 +31,7 @@ def failed(run_dir: RunDir, rank: int, message: str, *, time: float, is_conseque
 
 
 def verdict(run_dir: RunDir, stop_signal: str | None = None) -> tuple[int, Cause, str]:
-    outcome = judge(run_dir, ATTEMPT, stop_signal)
+    outcome = judge(run_dir, ATTEMPT, Stop(stop_signal) if stop_signal else None)
     return outcome.exit_code, outcome.cause, outcome.detail
 
 
@@ -54,6 +54,12 @@ def test_a_stop_on_request_can_go_on(run_dir: RunDir) -> None:
     # Ranks that were torn apart while stopping lose no more than a checkpoint interval.
     stopped(run_dir, StopReason.ERROR, "lost a peer")
     assert verdict(run_dir, "SIGUSR1") == (75, Cause.PREEMPTED, "stopped by SIGUSR1")
+
+
+def test_a_stop_before_a_time_limit_is_counted_as_such(run_dir: RunDir) -> None:
+    outcome = judge(run_dir, ATTEMPT, Stop("SIGUSR1", is_time_limit=True))
+    assert (outcome.exit_code, outcome.cause) == (75, Cause.TIMEOUT)
+    assert outcome.detail == "stopped because the time limit is near"
 
 
 def test_a_stop_that_only_the_ranks_heard_of(run_dir: RunDir) -> None:

@@ -1,0 +1,41 @@
+"""Records of attempts: opened by a launcher, and closed by it or, if it was killed, by whoever starts the run again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from orchestrator.launch.outcome import saved_steps
+from orchestrator.state import Cause
+from trainers.rundir import AttemptRecord, RunDir, atomic
+
+
+def open_attempt_dir(run_dir: RunDir) -> int:
+    """Create the folder of the next attempt, and return its number; of two at once, each gets its own."""
+    while True:
+        number = max(run_dir.attempt_numbers(), default=0) + 1
+        try:
+            run_dir.attempt_dir(number).mkdir(parents=True)
+            return number
+        except FileExistsError:
+            continue
+
+
+def close_attempt(
+    run_dir: RunDir, record: AttemptRecord, cause: Cause, detail: str, exit_code: int | None = None
+) -> AttemptRecord:
+    """Write how an attempt ended, and what it saved.
+
+    Args:
+        exit_code: of its launcher; None if it was killed.
+    """
+    closed = replace(
+        record,
+        ended=time.time(),
+        exit_code=exit_code,
+        cause=str(cause),
+        detail=detail,
+        last_step=saved_steps(run_dir),
+    )
+    atomic.write_json(run_dir.attempt_path(record.number), closed.to_json())
+    return closed
