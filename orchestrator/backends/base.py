@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.backends.shape import JobShape
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.state import Cause, JobState
 
@@ -16,7 +15,29 @@ if TYPE_CHECKING:  # jobs import this module too, and pydantic takes them a thir
     from orchestrator.experiment.schema import Retries
 
 
-__all__ = ["Backend", "Job", "JobRequest", "JobShape", "Refused", "Sighting", "Terms", "Unreachable"]
+@dataclass(frozen=True)
+class JobShape:
+    """What a job occupies while it lives.
+
+    Attributes:
+        nodes: machines.
+        processes: ranks on each node.
+        cpus, gpus: cores and GPUs on each node.
+        memory_mb: main memory on each node in MiB; None is the backend's default.
+        time_s: seconds that one attempt may take; None is the backend's default.
+    """
+
+    nodes: int = 1
+    processes: int = 1
+    cpus: int = 1
+    gpus: int = 0
+    memory_mb: int | None = None
+    time_s: int | None = None
+
+    @property
+    def threads(self) -> int:
+        """Compute threads of each rank. Fixed by the shape and never by the machine, because it can change rounding."""
+        return max(1, self.cpus // self.processes)
 
 
 @dataclass(frozen=True)
