@@ -312,13 +312,24 @@ def resume_experiment(session: Session, name: str | None, *, as_json: bool) -> N
     console.print(display.summary_line(snapshot))
 
 
-def cancel_experiment(session: Session, name: str | None) -> None:
-    """``sweep cancel``: wait until every job has saved its state and left."""
+def cancel_experiment(session: Session, name: str | None) -> int:
+    """``sweep cancel``: ask every job to stop, and wait until each has saved its state and left.
+
+    Ctrl-C ends the waiting only: what was asked of the jobs is not taken back.
+    """
     found = find_experiment(session, name)
-    session.ledger.want(found, Wanted.CANCELLED)
     console = display.console()
-    snapshot, _ = _watch(session, console, found, is_stopping=True)
+    session.ledger.want(found, Wanted.CANCELLED)
+    try:
+        num_jobs = sum(run.state.is_active for run in session.controller.step(found).runs)
+        if num_jobs:
+            console.print(f"{num_jobs} jobs are asked to save their state and stop (Ctrl-C: do not wait for them)")
+        snapshot, _ = _watch(session, console, found, is_stopping=False)
+    except KeyboardInterrupt:
+        console.print(f"{found} is cancelled; `sweep watch {found}` waits until its last job has left", style="dim")
+        return 130
     console.print(display.summary_line(snapshot))
+    return 0
 
 
 def show_run(session: Session, prefix: str, *, as_json: bool) -> None:

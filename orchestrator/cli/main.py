@@ -176,7 +176,7 @@ def cancel(name: Name = None, workspace: WorkspaceOption = None) -> None:
     """Stop an experiment's jobs, each with a checkpoint, and submit no more. `resume` takes it back."""
     from orchestrator.cli.commands import cancel_experiment
 
-    cancel_experiment(_session(workspace), name)
+    raise typer.Exit(cancel_experiment(_session(workspace), name))
 
 
 @app.command(epilog="Example: sweep evaluate cifar10-lt --set 'evaluate.linear={protocol: moco}'")
