@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.backends.slurm import srun
+from orchestrator.backends.slurm.commands import CommandFailed
 from orchestrator.backends.slurm.manifest import Manifest
 from orchestrator.backends.slurm.own_job import OwnJob
 from orchestrator.backends.slurm.verdict import Evidence, Step, exit_code, next_step
@@ -37,6 +38,8 @@ _ENDING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signa
 #: Seconds for which slurmctld is asked again when it does not answer. Where it is down, nobody else gets the nodes.
 _PATIENCE_S = 600.0
 _LONGEST_PAUSE_S = 15.0
+#: How often a slurmctld that does answer may refuse the requeue.
+_MAX_REFUSALS = 3
 #: Seconds that SLURM has to end the job after it took the requeue.
 _REQUEUE_DEADLINE_S = 180.0
 
@@ -120,8 +123,7 @@ class Job:
                     self._start(run)
             if not self.has_begun:
                 self.has_begun = True
-                if self.manifest.is_throttled:
-                    self.own.clear_nice()
+                self._go_first()
             self._wait()
             for run in self.runs:
                 if run.process is not None and run.process.poll() is not None:
@@ -132,6 +134,14 @@ class Job:
         if Step.REQUEUE in steps:
             self._requeue()
         return exit_code(steps)
+
+    def _go_first(self) -> None:
+        """From now on, let a requeue of this element come before the elements that never started."""
+        if self.manifest.is_throttled:
+            try:
+                self.own.clear_nice()
+            except CommandFailed as failure:
+                _say(f"nice is as it was: {failure}")
 
     def _judge(self, run: _Run) -> None:
         since = self.manifest.reset_at.get(run.run_dir.path.name, 0.0)
@@ -244,23 +254,24 @@ class Job:
         if not self.manifest.options.requeue:
             _say("backend.requeue is off: a controller has to submit the rest again")
             return
-        give_up_at, pause_s = time.monotonic() + _PATIENCE_S, 1.0
-        while time.monotonic() < give_up_at:
+        give_up_at, pause_s, refusals = time.monotonic() + _PATIENCE_S, 1.0, 0
+        while time.monotonic() < give_up_at and refusals < _MAX_REFUSALS:
             look = self.own.look()
             if look is not None and not look.is_requeue_ours:
                 _say(f"the job is {look.state} ({look.reason}); whether it starts again is not for it to say")
                 return
-            refusal = self.own.requeue() if look is not None else None
-            if refusal == "":
-                _say("requeued")
-                self._wait_for_the_end()
-                return
-            if refusal is not None:
-                _say(f"SLURM refuses the requeue: {refusal}")
-                return
-            time.sleep(pause_s)
+            if look is not None:
+                try:
+                    self.own.requeue()
+                    _say("requeued")
+                    self._wait_for_the_end()
+                    return
+                except CommandFailed as failure:
+                    _say(f"no requeue: {failure}")
+                    refusals += 1
+            signal.sigtimedwait({signal.SIGTERM}, pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        _say(f"slurmctld gave no answer in {_PATIENCE_S:.0f} s; a controller has to submit the rest again")
+        _say("SLURM did not take the requeue; a controller has to submit the rest again")
 
     def _wait_for_the_end(self) -> None:
         signal.sigtimedwait({signal.SIGTERM}, _REQUEUE_DEADLINE_S)

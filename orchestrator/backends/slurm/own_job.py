@@ -1,35 +1,24 @@
 """What a job asks of SLURM about itself: its state, the time it has left, how it ended before, and its requeue.
 
-Questions come back empty rather than fail: slurmctld may be restarting, and a job must not die of that.
+Looking comes back empty rather than fail: slurmctld may be restarting, and a job must not die of that.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from orchestrator.backends.slurm import commands, states
+from orchestrator.backends.slurm.commands import CommandFailed
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.retry import Ending
 from orchestrator.state import Cause
 
-#: Seconds to wait for an answer. SLURM's programs try for MessageTimeout (10 s) themselves.
-_ANSWER_TIMEOUT_S = 30
-
 _TIME_LEFT = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
 
-#: How accounting names the end of a job that was started again -> what that means for the attempts in it.
-_ENDS = {
-    "PREEMPTED": Ending(Cause.PREEMPTED, "preempted; the launcher was killed"),
-    "NODE_FAIL": Ending(Cause.NODE_FAIL, "the node failed"),
-    "BOOT_FAIL": Ending(Cause.NODE_FAIL, "the node failed to boot"),
-    "TIMEOUT": Ending(Cause.TIMEOUT, "the time limit was reached; the launcher was killed"),
-    "OUT_OF_MEMORY": Ending(Cause.OUT_OF_MEMORY, "SLURM killed the job for want of memory"),
-}
-#: Anything else: somebody, or SLURM, wanted the job to start again.
+#: Why a launcher was killed, where accounting has no word for it: somebody, or SLURM, wanted the job to start again.
 _REQUEUED = Ending(Cause.PREEMPTED, "requeued; the launcher was killed")
 
 
@@ -101,39 +90,44 @@ class OwnJob:
         """Names of all nodes, in the order in which srun numbers its tasks.
 
         Raises:
-            EnvironmentProblem: scontrol cannot tell.
+            CommandFailed: scontrol cannot tell.
         """
-        answer = _ask("scontrol", "show", "hostnames", self.nodelist)
-        names = tuple(answer.stdout.split()) if answer is not None and answer.returncode == 0 else ()
-        if not names:
-            why = "it gives no answer" if answer is None else answer.stderr.strip()
-            raise EnvironmentProblem(f"`scontrol show hostnames {self.nodelist}` names no nodes: {why}")
-        return names
+        return tuple(commands.run("scontrol", "show", "hostnames", self.nodelist).split())
 
     def look(self) -> Look | None:
         """The job now; None if slurmctld does not answer."""
-        answer = _ask("squeue", "--noheader", f"--jobs={self.job_id}", "--states=all", "--format=%T|%r|%L")
-        return parse_look(answer.stdout) if answer is not None and answer.returncode == 0 else None
-
-    def requeue(self) -> str | None:
-        """Ask for the requeue: what SLURM has against it, in its words, empty if nothing; None without an answer."""
-        answer = _ask("scontrol", "requeue", self.job_id)
-        if answer is None or (answer.returncode != 0 and is_no_answer(answer.stderr)):
+        asked = ("--noheader", f"--jobs={self.job_id}", "--states=all", "--format=%T|%r|%L")
+        try:
+            return parse_look(commands.run("squeue", *asked))
+        except CommandFailed:
             return None
-        return "" if answer.returncode == 0 else answer.stderr.strip() or f"exit code {answer.returncode}"
+
+    def requeue(self) -> None:
+        """Ask for the requeue.
+
+        Raises:
+            CommandFailed: SLURM has something against it, or does not answer.
+        """
+        commands.run("scontrol", "requeue", self.job_id)
 
     def clear_nice(self) -> None:
-        """Let the job, whenever it is requeued, go ahead of the array's elements that never started."""
-        _ask("scontrol", "update", f"JobId={self.job_id}", "Nice=0")
+        """Let the job, whenever it is requeued, go ahead of the array's elements that never started.
+
+        Raises:
+            CommandFailed: as above.
+        """
+        commands.run("scontrol", "update", f"JobId={self.job_id}", "Nice=0")
 
     def ending_before(self, started: float) -> Ending:
         """How the start of this job that was under way at ``started`` (seconds since the Unix epoch) came to its end.
 
         Asks accounting, and makes do without it.
         """
-        fields = "--format=State,Start,End"
-        answer = _ask("sacct", "-D", "-X", "-n", "-P", "-j", self.job_id, fields, SLURM_TIME_FORMAT="%s")
-        found = parse_ending(answer.stdout, started) if answer is not None and answer.returncode == 0 else None
+        asked = ("-D", "-X", "-n", "-P", "-j", self.job_id, "--format=State,Start,End")
+        try:
+            found = parse_ending(commands.run("sacct", *asked), started)
+        except CommandFailed:
+            found = None
         if found is not None:
             return found
         return _REQUEUED if self.restarts else Ending(Cause.LOST, "the launcher was killed")
@@ -162,31 +156,10 @@ def parse_ending(text: str, started: float) -> Ending | None:
         fields = line.split("|")
         if len(fields) != 3 or not (fields[1].isdigit() and fields[2].isdigit()):
             continue  # it has not ended
-        state, begin, end = fields[0].split(), int(fields[1]), int(fields[2])
         # Nodes' clocks differ a little from that of slurmctld; starts of a job lie seconds apart.
-        if state and begin - 2 <= started <= end + 2:
-            return _ENDS.get(state[0], _REQUEUED)
+        if int(fields[1]) - 2 <= started <= int(fields[2]) + 2:
+            seen = states.meaning(fields[0])
+            if seen.cause is None or seen.cause is Cause.CANCELLED:
+                return _REQUEUED  # after all, it was started again
+            return Ending(seen.cause, f"{seen.note}; the launcher was killed")
     return None
-
-
-def is_no_answer(error: str) -> bool:
-    """Whether what SLURM's programs print means that slurmctld was not reached, so that asking again may help."""
-    words = error.lower()
-    return any(part in words for part in ("unable to contact", "timed out", "connection refused", "connect failure"))
-
-
-def _ask(*command: str, **variables: str) -> subprocess.CompletedProcess[str] | None:
-    """Run one of SLURM's programs; None if it cannot be run or does not end in time."""
-    try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_ANSWER_TIMEOUT_S,
-            check=False,
-            env={**os.environ, **variables},
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
