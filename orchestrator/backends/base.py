@@ -112,12 +112,14 @@ class Backend(Protocol):
     name: str
     #: Seconds that a job may be unknown to the backend before it counts as gone: covers the lag of its bookkeeping.
     absence_deadline_s: float
-    #: Seconds until the next look at the jobs; may grow while the backend is busy or does not answer.
-    poll_interval_s: float
     #: Whether jobs only start, and start again, while a controller lives, so that `sweep submit` must leave one behind.
     needs_controller: bool
     #: Whether jobs run on this very machine, so that what they need can be checked here.
     runs_here: bool
+
+    @property
+    def poll_interval_s(self) -> float:
+        """Seconds until the next look at the jobs; may grow while the backend is busy or does not answer."""
 
     def admit(self, candidates: Sequence[JobRequest], active: Sequence[Job], terms: Terms) -> list[JobRequest]:
         """Those of ``candidates``, in order, that may be submitted now, given the jobs that are already there.

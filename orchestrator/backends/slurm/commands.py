@@ -45,8 +45,13 @@ class ProgramMissing(CommandFailed):
     """A program of SLURM is not installed here, or not found."""
 
 
-def run(program: str, *arguments: str, timeout_s: float = 30.0, stdin: str = "") -> str:
+def run(
+    program: str, *arguments: str, timeout_s: float = 30.0, stdin: str = "", env: Mapping[str, str] | None = None
+) -> str:
     """What a program of SLURM prints.
+
+    Args:
+        env: its whole environment, where that is handed on to jobs; None is ours, made fit for our parsers.
 
     Raises:
         ProgramMissing: there is no such program.
@@ -60,7 +65,7 @@ def run(program: str, *arguments: str, timeout_s: float = 30.0, stdin: str = "")
             encoding="utf-8",
             errors="replace",
             timeout=timeout_s,
-            env=environment(os.environ),
+            env=environment(os.environ) if env is None else env,
             check=False,
         )
     except FileNotFoundError:

@@ -78,6 +78,8 @@ class Manifest:
         elements: tokens of the runs that each element carries out side by side.
         reset_at: run id -> seconds since the Unix epoch, before which attempts count against no budget; without those
             for which all count.
+        created: seconds since the Unix epoch, before the array was submitted.
+        max_parallel: slots of the whole experiment, as it was submitted; None if it has no limit.
     """
 
     workspace: Path
@@ -90,6 +92,8 @@ class Manifest:
     is_throttled: bool
     elements: tuple[tuple[str, ...], ...]
     reset_at: Mapping[str, float] = field(default_factory=dict)
+    created: float = 0.0
+    max_parallel: int | None = None
 
     @property
     def job_name(self) -> str:
@@ -144,6 +148,8 @@ class Manifest:
             "is_throttled": self.is_throttled,
             "elements": [[run_id_of(token) for token in tokens] for tokens in self.elements],
             "reset_at": dict(self.reset_at),
+            "created": self.created,
+            "max_parallel": self.max_parallel,
         }
 
     @classmethod
@@ -177,6 +183,8 @@ class Manifest:
                 tuple(f"{run_id}-{value['submission']}" for run_id in run_ids) for run_ids in value["elements"]
             ),
             reset_at=value["reset_at"],
+            created=value["created"],
+            max_parallel=value["max_parallel"],
         )
 
 
