@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
 
 #: Backend name -> module with a function ``create(workspace) -> Backend``.
-BACKENDS = {"local": "orchestrator.backends.local", "slurm": "orchestrator.backends.slurm"}
+BACKENDS = {"local": "orchestrator.backends.local", "slurm": "orchestrator.backends.slurm.backend"}
 
 
 def create_backend(name: str, workspace: Workspace) -> Backend:

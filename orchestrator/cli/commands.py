@@ -24,7 +24,7 @@ from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment
 from orchestrator.forecast import Measured, Planned, forecast
 from orchestrator.ledger import RunRow, Wanted
-from orchestrator.state import RunState, count_states
+from orchestrator.state import READY, RunState, count_states
 from orchestrator.submission import Submission, check, check_data, submit, to_evaluate
 from orchestrator.workspace import find_workspace, trial_workspace
 from trainers.config.advice import advice_on
@@ -213,10 +213,11 @@ def submit_file(asked: Asked, workspace: str | None, *, as_json: bool) -> None:
 
 
 def _carry_on(session: Session, name: str) -> Snapshot:
-    """Reconcile once; leave a controller in the background if the backend only starts jobs while one lives."""
+    """Reconcile once; leave a controller in the background where jobs remain that only start while one lives."""
     snapshot = session.controller.step(name)
     backend = session.controller.backend(snapshot.experiment.settings["backend"]["name"])
-    if backend.needs_controller and not snapshot.is_settled:
+    has_more = any(run.state in READY for run in snapshot.runs)  # for which there was no room
+    if (backend.needs_controller or has_more) and not snapshot.is_settled:
         log_path = session.workspace.controller_log_path(name)
         log_path.parent.mkdir(exist_ok=True)
         with log_path.open("ab") as log:
