@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from importlib import metadata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from importlib import import_module, metadata
 from pathlib import Path
 
 from rich.table import Table
@@ -21,34 +20,22 @@ from orchestrator.backends import create_backend
 from orchestrator.backends.local import available_cpus, visible_gpus
 from orchestrator.cli.display import console, print_json
 from orchestrator.collect import check_store, store_uri
+from orchestrator.controller import job_shape
 from orchestrator.errors import OrchestratorError
+from orchestrator.experiment.schema import Options
+from orchestrator.findings import Finding, Verdict
 from orchestrator.ledger import Ledger
 from orchestrator.workspace import Workspace, find_workspace, prepare_workspace
 
 #: Below this, a checkpoint of a small network and its predecessor may not fit.
 _LOW_DISK_BYTES = 2 << 30
+#: Backend -> module with a function ``check(backend's options, shape of jobs, workspace)`` that yields findings.
+_CHECKS = {"slurm": "orchestrator.backends.slurm.checks"}
 
 
-class Verdict(StrEnum):
-    """What a probe found."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One probe's answer: what was looked at, how it is, and what to do if it is not good."""
-
-    subject: str
-    verdict: Verdict
-    detail: str
-
-
-def examine(backend: str, workspace_option: str | None, *, as_json: bool) -> bool:
+def examine(options: Options, workspace_option: str | None, *, as_json: bool) -> bool:
     """Run all probes and print what they found; False if anything is wrong."""
-    findings = list(probe(backend, find_workspace(workspace_option)))
+    findings = list(probe(options, find_workspace(workspace_option)))
     is_well = all(finding.verdict is not Verdict.WRONG for finding in findings)
     if as_json:
         print_json({"well": is_well, "findings": [asdict(finding) for finding in findings]})
@@ -61,22 +48,23 @@ def examine(backend: str, workspace_option: str | None, *, as_json: bool) -> boo
     return is_well
 
 
-def probe(backend: str, workspace: Workspace) -> Iterator[Finding]:
+def probe(options: Options, workspace: Workspace) -> Iterator[Finding]:
     """All probes, cheapest first. A probe that fails never stops the others."""
-    probes: tuple[tuple[str, Callable[[], Finding]], ...] = (
-        ("versions", _versions),
-        ("machine", _machine),
-        ("backend", lambda: _backend(backend, workspace)),
-        ("workspace", lambda: _workspace(workspace)),
-        ("file system", lambda: _file_system(workspace)),
-        ("disk space", lambda: _disk_space(workspace)),
-        ("ledger", lambda: _ledger(workspace)),
-        ("tracking store", lambda: _store(workspace)),
-        ("torch", _torch),
+    probes: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
+        ("versions", lambda: [_versions()]),
+        ("machine", lambda: [_machine()]),
+        ("backend", lambda: [_backend(options.backend.name, workspace)]),
+        ("workspace", lambda: [_workspace(workspace)]),
+        ("file system", lambda: [_file_system(workspace)]),
+        ("disk space", lambda: [_disk_space(workspace)]),
+        ("ledger", lambda: [_ledger(workspace)]),
+        ("tracking store", lambda: [_store(workspace)]),
+        ("torch", lambda: [_torch()]),
+        (options.backend.name, lambda: _checks_of_backend(options, workspace)),
     )
     for subject, ask in probes:
         try:
-            yield ask()
+            yield from ask()
         except OrchestratorError as error:
             yield Finding(subject, Verdict.WRONG, str(error))
         except OSError as error:
@@ -96,6 +84,14 @@ def _machine() -> Finding:
 def _backend(name: str, workspace: Workspace) -> Finding:
     create_backend(name, workspace)
     return Finding("backend", Verdict.GOOD, f"{name} is available")
+
+
+def _checks_of_backend(options: Options, workspace: Workspace) -> Iterable[Finding]:
+    module = _CHECKS.get(options.backend.name)
+    if module is None:
+        return []
+    findings: Iterable[Finding] = import_module(module).check(options.backend, job_shape(options.resources), workspace)
+    return findings
 
 
 def _workspace(workspace: Workspace) -> Finding:

@@ -263,5 +263,5 @@ def doctor(
     from orchestrator.experiment import load_site
 
     options = load_site(site, [*(overrides or []), *([f"backend={backend}"] if backend else [])])
-    if not examine(options.backend.name, workspace, as_json=as_json):
+    if not examine(options, workspace, as_json=as_json):
         raise typer.Exit(3)
