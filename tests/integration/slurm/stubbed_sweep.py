@@ -39,13 +39,14 @@ class StubbedSweep:
         self.workspace = folder / "workspace"
         self.log_path = folder / "controllers.log"
         self.file = folder / "experiment.yaml"
-        # Shims and kills are meant for the controller; sbatch hands its environment on to the jobs.
-        setup = [trainer_stub.setup_line(folder / "stub"), f"export PATH={shlex.quote(os.environ['PATH'])}"]
+        # Shims and kills are meant for the controller, and sbatch hands its environment on to the jobs.
+        setup = [f"export PATH={shlex.quote(os.environ['PATH'])}", "unset KILLED_AT"]
+        python = str(trainer_stub.python(folder / "stub"))
         experiment = {
             "name": self.name,
             "base": {"data": {"name": "digits"}, "train": {"epochs": steps}},
             "grid": {"seed": list(range(runs))},
-            "backend": {"name": "slurm", "setup": setup, "grace_s": 3, **(backend or {})},
+            "backend": {"name": "slurm", "python": python, "setup": setup, "grace_s": 3, **(backend or {})},
             # A preempted stub has always done something, but an attempt may be killed before its first step.
             "retries": {"without_progress": 100},
         }
@@ -96,7 +97,7 @@ class StubbedSweep:
         """
         manifests = {manifest.job_name: manifest for manifest in self.manifests()}
         rows = self.cluster.run(
-            *("sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-1days", "--array", *options),
+            *("sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-1days", *options),
             *("--format=JobID,State,JobName", f"--name={','.join(manifests)}"),
         )
         found: dict[str, list[str]] = {run_dir.path.name: [] for run_dir in self.run_dirs()}
