@@ -35,8 +35,9 @@ class Asked:
         Raises:
             InputError: the file, or one that it stands on, is not valid.
         """
+        # Before the others: naming a backend leaves nothing of what was set of another one.
         chosen = [f"backend={self.backend}"] if self.backend else []
-        return load_experiment(self.file, [*self.overrides, *chosen], site=self.site)
+        return load_experiment(self.file, [*chosen, *self.overrides], site=self.site)
 
 
 @dataclass(frozen=True)
