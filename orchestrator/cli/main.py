@@ -250,6 +250,37 @@ def ui(
     start_ui(_session(workspace), name, port)
 
 
+@app.command(epilog="Example: sweep drill --backend local")
+def drill(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="Experiment, or its file, whose resources and backend the drill takes.",
+            show_default=False,
+            autocompletion=_complete_experiment,
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="requeue, signal, kill or partition:NAME. Repeatable: one after the other.", show_default=False
+        ),
+    ] = None,
+    overrides: Set = None,
+    backend: BackendOption = None,
+    site: SiteOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Interrupt a small real job as the site would, and prove that it comes back with the same numbers."""
+    from orchestrator.cli.drill import drill as carry_out
+    from orchestrator.cli.session import Asked
+
+    asked = Asked(Path(), overrides or [], backend, site)
+    raise typer.Exit(carry_out(target, asked, workspace, by=by or [], as_json=as_json))
+
+
 @app.command(epilog="Example: sweep doctor --backend local")
 def doctor(
     overrides: Set = None,
@@ -262,6 +293,6 @@ def doctor(
     from orchestrator.cli.doctor import examine
     from orchestrator.experiment import load_site
 
-    options = load_site(site, [*(overrides or []), *([f"backend={backend}"] if backend else [])])
+    options = load_site(site, [*([f"backend={backend}"] if backend else []), *(overrides or [])])
     if not examine(options, workspace, as_json=as_json):
         raise typer.Exit(3)
