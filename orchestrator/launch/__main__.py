@@ -23,16 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.launch import network
 from orchestrator.launch.attempts import close_attempt, open_attempt_dir
 from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stop, judge, saved_steps
 from orchestrator.launch.supervision import supervise, take_signals
-from orchestrator.launch.torchrun import Rendezvous, build_command, build_environment
+from orchestrator.launch.torchrun import LOOPBACK, Rendezvous, build_command, build_environment
 from orchestrator.processes import ProcessName
 from trainers.rundir import AttemptRecord, Claim, Phase, RunDir, atomic
 
 #: Seconds that the other nodes wait for the first one to open the attempt, and after their own end to close it.
 _OPENING_DEADLINE_S = 300.0
-_CLOSING_DEADLINE_S = 60.0
+_CLOSING_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Options:
     node_rank: int
     rendezvous: str
     rendezvous_id: str
+    interface: str | None
     hosts: tuple[str, ...]
     processes: int
     threads: int
@@ -65,6 +68,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
         if not run_dir.spec_path.exists():
             return _refuse(f"{run_dir.spec_path} does not exist; the controller writes it before it submits a run")
         return _launch(run_dir, options)
+    except EnvironmentProblem as problem:
+        return _refuse(str(problem))
     except OSError as error:
         return _refuse(f"{error.filename or run_dir.path}: {error.strerror}; the attempt cannot be carried out")
 
@@ -78,8 +83,10 @@ def _parse(command_line: Sequence[str] | None) -> Options:
     parser.add_argument("--once", action="store_true", help="leave if the token was claimed before")
     parser.add_argument("--nodes", type=int, default=1, help="launchers of this attempt, one per node")
     parser.add_argument("--node-rank", type=int, default=0, help="number of this node, from 0")
+    parser.add_argument("--node-rank-variable", metavar="NAME", help="environment variable that has the node's number")
     parser.add_argument("--rendezvous", default="", help="HOST:PORT on the first node; needed with several nodes")
     parser.add_argument("--rendezvous-id", default="", help="the same on all nodes, new for every attempt")
+    parser.add_argument("--interface", help="network between the nodes (default: the one that leads to the first)")
     parser.add_argument("--hosts", default=socket.gethostname(), help="names of the nodes, first first, with commas")
     parser.add_argument("--processes", type=int, default=1, help="ranks on each node")
     parser.add_argument("--threads", type=int, default=1, help="compute threads of each rank")
@@ -91,6 +98,11 @@ def _parse(command_line: Sequence[str] | None) -> Options:
         parser.error(
             "several nodes need --rendezvous HOST:PORT, an address that all of them reach, and --rendezvous-id"
         )
+    variable = values.pop("node_rank_variable")
+    if variable is not None:
+        if not os.environ.get(variable, "").isdigit():
+            parser.error(f"--node-rank-variable={variable}: {os.environ.get(variable)!r} is not the number of a node")
+        values["node_rank"] = int(os.environ[variable])
     values["run_dir"] = values["run_dir"].absolute()
     values["hosts"] = tuple(host for host in values["hosts"].split(",") if host)
     return Options(**values)
@@ -192,8 +204,22 @@ def _closed_attempt(run_dir: RunDir, number: int) -> AttemptRecord | None:
 
 
 def _command(options: Options, number: int, rendezvous_id: str) -> list[str]:
-    rendezvous = Rendezvous(options.nodes, options.node_rank, options.rendezvous, rendezvous_id)
+    address = "" if options.nodes == 1 else _own_address(options)
+    rendezvous = Rendezvous(options.nodes, options.node_rank, options.rendezvous, rendezvous_id, address)
     return build_command(options.run_dir, number, rendezvous, options.processes, options.grace_s)
+
+
+def _own_address(options: Options) -> str:
+    """This node's address in the network between the nodes."""
+    if options.interface is not None:
+        return network.address_of_interface(options.interface)
+    return network.address_towards(options.rendezvous.rpartition(":")[0].strip("[]"))
+
+
+def _own_interface(options: Options) -> str:
+    if options.nodes == 1:
+        return LOOPBACK
+    return options.interface or network.interface_of(_own_address(options))
 
 
 def _run_agent(run_dir: RunDir, number: int, options: Options, command: Sequence[str]) -> Stop | None:
@@ -203,7 +229,7 @@ def _run_agent(run_dir: RunDir, number: int, options: Options, command: Sequence
         return is_stopped or run_dir.is_complete()
 
     environment = build_environment(
-        os.environ, threads=options.threads, devices=options.devices, is_single_node=options.nodes == 1
+        os.environ, threads=options.threads, devices=options.devices, interface=_own_interface(options)
     )
     log_path = run_dir.launcher_log_path(number, options.node_rank)
     return supervise(command, environment, log_path, options.grace_s, is_over, options.stop_after)

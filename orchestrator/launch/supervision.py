@@ -25,11 +25,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 #: Seconds beyond the grace of the ranks, and beyond the agent's own margin, before processes are killed.
 _KILL_MARGIN_S = 8
-#: Seconds that the agent may outlive the end of the work. Agents of several nodes wait minutes for each other when
-#: one of them is gone.
-_LINGER_S = 15
-#: Seconds between two looks at the clock while nothing happens.
-_TICK_S = 5.0
+#: Seconds that the agent may outlive the end of the work, and then a request to stop. Agents of several nodes wait
+#: minutes for each other, deaf to signals, when one of them is gone.
+_LINGER_S = 5
+_LINGER_KILL_S = 2
+#: Seconds between two looks at the clock, and at the end of the work, while nothing happens.
+_TICK_S = 2.0
 #: Seconds before the own timer in which SIGUSR1 is taken for the scheduler's warning of the time limit. SLURM sends it
 #: up to a minute early.
 _EARLY_WARNING_S = 75.0
@@ -113,7 +114,7 @@ def _wait(
         if is_over():
             over_since = min(over_since, now)
         if now - over_since > _LINGER_S and kill_at == float("inf"):
-            kill_at = now + _KILL_MARGIN_S
+            kill_at = now + _LINGER_KILL_S
             child.terminate()
         if now > kill_at:
             child.kill()

@@ -13,6 +13,9 @@ from pathlib import Path
 #: Signals that mean "checkpoint and stop". By default torchrun dies of SIGUSR1 and leaves its workers running.
 STOP_SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
+#: The interface over which the ranks of a single node speak.
+LOOPBACK = "lo"
+
 #: Variables by which an outer torchrun, or a job that this one was submitted from, would speak to the new one.
 _FOREIGN_PREFIXES = ("TORCHELASTIC_", "TORCH_ELASTIC_", "PET_", "MASTER_")
 _FOREIGN_NAMES = frozenset(
@@ -24,6 +27,10 @@ _FOREIGN_NAMES = frozenset(
 _AGENT_MARGIN_S = 3
 
 
+#: Seconds that a node waits for the others to come. Their launchers start within seconds of each other.
+_JOIN_TIMEOUT_S = 300
+
+
 @dataclass(frozen=True)
 class Rendezvous:
     """Where the nodes of an attempt find each other.
@@ -33,19 +40,23 @@ class Rendezvous:
         node_rank: this machine's number, from 0.
         endpoint: ``host:port`` on the first node; not used with one node, which meets on a free port of its own.
         id: new for every attempt, so that an attempt never joins what is left of another.
+        address: this machine's own, by which the other nodes reach it; used with several nodes only.
     """
 
     nodes: int
     node_rank: int
     endpoint: str
     id: str
+    address: str = ""
 
     def options(self) -> list[str]:
         if self.nodes == 1:
             where = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
         else:
-            # Static: the node rank decides who hosts and who gets which ranks; c10d guesses the host by its name.
-            where = ["--rdzv-backend=static", f"--rdzv-endpoint={self.endpoint}", f"--node-rank={self.node_rank}"]
+            # Who hosts is said: torch would guess it by comparing names, and wait for ever where it guesses wrong.
+            conf = f"is_host={int(self.node_rank == 0)},join_timeout={_JOIN_TIMEOUT_S}"
+            where = ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.endpoint}", f"--rdzv-conf={conf}"]
+            where.append(f"--local-addr={self.address}")
         return [f"--nnodes={self.nodes}", *where, f"--rdzv-id={self.id}"]
 
 
@@ -68,13 +79,14 @@ def build_command(run_dir: Path, attempt: int, rendezvous: Rendezvous, processes
 
 
 def build_environment(
-    inherited: Mapping[str, str], *, threads: int, devices: str | None, is_single_node: bool
+    inherited: Mapping[str, str], *, threads: int, devices: str | None, interface: str
 ) -> dict[str, str]:
     """The environment of the agent and its ranks.
 
     Args:
         threads: compute threads of each rank.
         devices: what CUDA_VISIBLE_DEVICES becomes, an empty string hiding all GPUs; None leaves it as it is.
+        interface: network interface by which this node reaches the others; the user's own choice comes first.
     """
     environment = {
         name: value
@@ -85,7 +97,8 @@ def build_environment(
     environment["PYTHONUNBUFFERED"] = "1"
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = devices
-    if is_single_node:
-        # Otherwise gloo looks the machine's own name up, which fails or takes seconds where it is in no DNS.
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # Otherwise gloo looks the machine's own name up, which fails, takes seconds, or leads to another network.
+    environment.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if interface != LOOPBACK:
+        environment.setdefault("NCCL_SOCKET_IFNAME", interface)
     return environment

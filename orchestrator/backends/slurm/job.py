@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from orchestrator.backends.slurm.manifest import Manifest
 from orchestrator.backends.slurm.own_job import OwnJob
 from orchestrator.backends.slurm.verdict import Evidence, Step, exit_code, next_step
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.launch import network
 from orchestrator.launch.attempts import close_attempt, open_attempt_dir
 from orchestrator.launch.outcome import EXIT_FAILED, last_line, saved_steps
 from orchestrator.retry import Ending, ending_of
@@ -201,7 +203,10 @@ class Job:
     def _meeting(self, run: _Run) -> srun.Meeting | None:
         if self.manifest.shape.nodes == 1:
             return None
-        raise EnvironmentProblem(f"{run.token}: several nodes are not carried out yet")
+        interface = self.manifest.options.interface
+        host = self.own.address() if interface is None else network.address_of_interface(interface)
+        host = f"[{host}]" if ":" in host else host
+        return srun.Meeting(f"{host}:{network.free_port()}", uuid.uuid4().hex)
 
     def _wait(self) -> None:
         """Wait for a launcher to end, for a signal, or for the time at which a run may be started."""

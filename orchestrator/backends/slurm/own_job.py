@@ -6,6 +6,7 @@ Looking comes back empty rather than fail: slurmctld may be restarting, and a jo
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -93,6 +94,23 @@ class OwnJob:
             CommandFailed: scontrol cannot tell.
         """
         return tuple(commands.run("scontrol", "show", "hostnames", self.nodelist).split())
+
+    def address(self) -> str:
+        """The first node's address, by which SLURM itself reaches it from the other nodes.
+
+        Raises:
+            EnvironmentProblem: scontrol cannot tell, or the name is not known on this node.
+        """
+        fields = commands.run("scontrol", "--oneliner", "show", "node", self.node).split()
+        address = next((field.removeprefix("NodeAddr=") for field in fields if field.startswith("NodeAddr=")), "")
+        try:
+            socket.getaddrinfo(address, None)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"the address {address!r} that SLURM has for node {self.node} cannot be found: {error.strerror}; "
+                "name the network between the nodes by backend.interface"
+            ) from error
+        return address
 
     def look(self) -> Look | None:
         """The job now; None if slurmctld does not answer."""
