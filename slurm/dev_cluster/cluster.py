@@ -70,7 +70,10 @@ def create(layout: Layout, options: Namespace) -> Settings:
     write_private(layout.munge_key, secrets.token_bytes(128))
     write_private(layout.slurmdbd_conf, configuration.slurmdbd_conf(layout, settings).encode())
     layout.slurm_conf.write_text(configuration.slurm_conf(layout, settings))
-    layout.gres_conf.write_text(configuration.gres_conf(settings))
+    layout.gres_conf.write_text(configuration.gres_conf(layout, settings))
+    for index in range(settings.gpus):
+        layout.gpu_path(index).parent.mkdir(exist_ok=True)
+        layout.gpu_path(index).symlink_to("/dev/null")
     layout.write_settings(settings)
     return settings
 

@@ -104,9 +104,9 @@ AccountingStoreFlags=job_comment
 AccountingStorageTRES=gres/gpu"""
 
 
-def gres_conf(settings: Settings) -> str:
-    """gres.conf: GPUs in name only, without device files, so that scheduling by GPU can be tried without one."""
-    return f"Name=gpu Count={settings.gpus}\n" if settings.gpus else ""
+def gres_conf(layout: Layout, settings: Settings) -> str:
+    """gres.conf: GPUs in name only: links to /dev/null stand for the devices that slurmd looks for."""
+    return "".join(f"Name=gpu File={layout.gpu_path(index)}\n" for index in range(settings.gpus))
 
 
 def slurmdbd_conf(layout: Layout, settings: Settings) -> str:

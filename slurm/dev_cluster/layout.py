@@ -87,6 +87,9 @@ class Layout:
         """slurmctld's memory: jobs and nodes survive its restart here."""
         return self.root / "state"
 
+    def gpu_path(self, index: int) -> Path:
+        return self.root / "gpu" / f"gpu{index}"
+
     def spool_dir(self, node: str) -> Path:
         return self.root / node
 

@@ -122,8 +122,6 @@ class Cluster:
         self.run("scontrol", "update", "partitionname=batch", f"gracetime={GRACE_S}", "state=up")
         self.run("scontrol", "update", "partitionname=urgent", "state=up")
         if jobs := self.run("squeue", "-h", "-o", "%A").split():
-            # TERM first, as users do, would cost KillWait for every job that takes its time.
-            self.run("scancel", "--full", "--signal=KILL", "--state=RUNNING", *jobs)
             self.run("scancel", *jobs)
             self.wait_for(lambda: not self.run("squeue", "-h"))
         states = dict(line.split() for line in self.run("sinfo", "-hN", "-p", "batch", "-o", "%N %T").splitlines())

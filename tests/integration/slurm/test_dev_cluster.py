@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import shlex
 import shutil
 import socket
@@ -77,23 +78,28 @@ def test_two_clusters_live_beside_each_other_and_one_ends_without_a_trace(
     assert other.run("srun", "printenv", "SLURMD_NODENAME") == "n1"
 
 
+def kill_daemons(cluster: Cluster) -> None:
+    """All daemons crash at once; what runs in jobs goes on."""
+    daemons = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
+    crashed = [process for process in processes_around(cluster.root) if process.name() in daemons]
+    for process in crashed:
+        process.kill()
+    psutil.wait_procs(crashed, timeout=10)
+
+
 def test_what_crashed_is_started_again_or_cleared_away(folders: tuple[Path, Path], tmp_path: Path) -> None:
     cluster = Cluster(folders[0])
     dev_cluster("up", "--dir", cluster.root, "--nodes", "1", "--gpus", "2")
-    finished = cluster.run("sbatch", "--parsable", "--gres=gpu:2", "--output=/dev/null", "--wrap=true")
-    cluster.wait_for(lambda: cluster.run("sacct", "-nXP", "-j", finished, "-o", "state") == "COMPLETED")
+    assert cluster.run("srun", "--gres=gpu:2", "printenv", "CUDA_VISIBLE_DEVICES") == "0,1"
+    cluster.wait_for(lambda: cluster.run("sacct", "-nXP", "-o", "state") == "COMPLETED")
     start_stubborn_job(cluster, tmp_path / "job.out")
-    for process in processes_around(cluster.root):
-        if process.name() in ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd"):
-            process.kill()
+    kill_daemons(cluster)
     assert dev_cluster("status", "--dir", cluster.root, check=False).returncode == 1
 
     assert "export SLURM_CONF=" in dev_cluster("up", "--dir", cluster.root).stdout
-    assert cluster.run("sacct", "-nXP", "-j", finished, "-o", "state") == "COMPLETED"
+    assert "COMPLETED" in cluster.run("sacct", "-nXP", "-o", "state").splitlines()
 
-    for process in processes_around(cluster.root):
-        if process.name() in ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd"):
-            process.kill()
+    kill_daemons(cluster)
     dev_cluster("down", "--dir", cluster.root)
     assert processes_around(cluster.root) == []
     assert not cluster.root.exists()
@@ -138,29 +144,29 @@ def test_a_dead_node_loses_all_its_processes_and_its_job_starts_again(cluster: C
     cluster.wait_for(lambda: cluster.job_field(job, "JobState") == "RUNNING")
 
 
-def test_an_urgent_job_takes_the_node_after_the_grace_time(cluster: Cluster, tmp_path: Path) -> None:
-    output = tmp_path / "job.out"
-    cluster.set_grace(1)
-    job = cluster.run(
-        *("sbatch", "--parsable", "--nodelist=n2", "--exclusive", f"--output={output}", "--open-mode=append"),
-        "--wrap=srun sh -c 'trap \"echo asked\" TERM; echo started; while :; do sleep 0.1; done'",
-    )
-    cluster.wait_for(lambda: output.is_file() and "started" in output.read_text())
+def test_an_urgent_job_takes_the_nodes_of_others(cluster: Cluster) -> None:
+    cluster.set_grace(0)
+    job = cluster.run("sbatch", "--parsable", "--nodelist=n2", "--output=/dev/null", "--wrap=sleep 600")
+    cluster.wait_for(lambda: cluster.job_field(job, "JobState") == "RUNNING")
     with cluster.urgent_job() as urgent:
         cluster.wait_for(lambda: cluster.job_field(urgent, "JobState") == "RUNNING")
+        assert cluster.job_field(urgent, "NodeList") == "n[1-4]"
         assert (cluster.job_field(job, "JobState"), cluster.job_field(job, "Restarts")) == ("PENDING", "1")
-        assert "asked" in output.read_text()
-    cluster.wait_for(lambda: output.read_text().count("started") == 2)
 
 
-@pytest.mark.parametrize("kill", [False, True])
-def test_jobs_survive_a_restart_of_slurmctld(cluster: Cluster, kill: bool) -> None:
+def test_a_job_survives_the_crash_of_slurmctld(cluster: Cluster) -> None:
     job = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 600")
     cluster.wait_for(lambda: cluster.job_field(job, "JobState") == "RUNNING")
-    cluster.stop("slurmctld", kill=kill)
-    assert "slurmctld           -  down" in dev_cluster("status", "--dir", cluster.root, check=False).stdout
+    batch_host, seen = cluster.job_field(job, "BatchHost"), time.time()
+    # What slurmctld has not written down when it crashes is forgotten, jobs included; it writes every 5 s.
+    saved = cluster.root / "state" / "job_state"
+    cluster.wait_for(lambda: saved.is_file() and saved.stat().st_mtime > seen)
+    cluster.stop("slurmctld", kill=True)
+    status = dev_cluster("status", "--dir", cluster.root, check=False)
+    assert status.returncode == 1
+    assert re.search(r"^slurmctld +- +down$", status.stdout, re.MULTILINE)
     cluster.start("slurmctld")
-    assert cluster.job_field(job, "JobState") == "RUNNING"
+    assert (cluster.job_field(job, "JobState"), cluster.job_field(job, "BatchHost")) == ("RUNNING", batch_host)
 
 
 def test_up_again_changes_nothing(cluster: Cluster) -> None:
