@@ -17,6 +17,7 @@ from orchestrator.backends.slurm.queue import (
     Line,
     ended_rows,
     living_rows,
+    never_started,
     parse_sacct,
     parse_squeue,
     waiting_note,
@@ -142,6 +143,16 @@ def test_accounting_tells_only_of_ends() -> None:
     assert rows.keys() == {("n", 2), ("n", 3)}
     assert rows["n", 2].cause is Cause.PREEMPTED
     assert "exit 2:0" in rows["n", 3].note
+
+
+def test_an_element_that_vanished_from_a_known_array_was_cancelled_while_it_waited() -> None:
+    queued = [Line("8", (0, 3), "n", "PENDING")]
+    recorded = [Line("8", (2,), "n", "RUNNING")]
+    found = never_started([("n", 1), ("n", 2), ("other", 0)], queued, recorded)
+    # Accounting has seen element 2 start, and of the other array nobody knows whether it was ever submitted.
+    assert {key: (row.state, row.job_id, row.cause) for key, row in found.items()} == {
+        ("n", 1): (JobState.ENDED, "8_1", Cause.CANCELLED)
+    }
 
 
 def test_of_an_element_that_was_sent_twice_the_living_job_counts() -> None:
