@@ -137,4 +137,4 @@ def stop_after(left_s: float | None, grace_s: int) -> float | None:
     if left_s is None:
         return None
     margin_s = min(10.0, left_s / 5)
-    return max(left_s - grace_s - margin_s, left_s / 2)
+    return max(left_s - grace_s - margin_s, left_s / 5)
