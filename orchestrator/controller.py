@@ -20,7 +20,7 @@ from orchestrator.backends.base import Backend, JobRequest, JobShape, Refused, S
 from orchestrator.experiment import Resources, Retries
 from orchestrator.experiment.schema import BACKEND_OPTIONS
 from orchestrator.ledger import ExperimentRow, JobRow, Ledger, RunRow, Wanted
-from orchestrator.plan import Absent, EndJob, Evidence, LivingJob, Move, Revoke, RunPicture, decide
+from orchestrator.plan import Absent, Action, EndJob, Evidence, LivingJob, Move, Revoke, RunPicture, decide
 from orchestrator.processes import ProcessName
 from orchestrator.retry import EndedAttempt, Ending, past
 from orchestrator.state import READY, Cause, JobState, RunState
@@ -128,18 +128,20 @@ class Controller:
         )
         runs = self.ledger.states([job.run_id for job in jobs])
         retries = Retries.model_validate(experiment.settings["retries"])
-        reset_at: Mapping[str, float] | None = None
+        # The files are only read where they decide something: there may be ten thousand jobs that wait.
+        over = [job for job in jobs if sightings[job.token].state in (JobState.ENDED, JobState.ABSENT)]
+        reset_at = {run.run_id: run.reset_at for run in self.ledger.runs(experiment.name)} if over else {}
+        jobs_of = self.ledger.jobs_of_all([job.run_id for job in over])
+        decided: list[tuple[JobRow, Sequence[Action]]] = []
         for job in jobs:
-            sighting = sightings[job.token]
-            # The files are only read where they decide something: there may be ten thousand jobs that wait.
-            is_over = sighting.state in (JobState.ENDED, JobState.ABSENT)
-            if is_over and reset_at is None:
-                reset_at = {run.run_id: run.reset_at for run in self.ledger.runs(experiment.name)}
-            evidence = self._evidence(job) if is_over else Evidence()
-            history = self._history(job, evidence, (reset_at or {}).get(job.run_id, 0.0)) if is_over else []
-            picture = RunPicture(job.run_id, runs[job.run_id], evidence, self._living(job, sighting), history)
-            for action in decide(picture, retries, self.backend(job.backend).absence_deadline_s):
-                self._act(action, job)
+            evidence, history = Evidence(), []
+            if job.run_id in jobs_of:
+                evidence = self._evidence(job)
+                history = self._history(job, evidence, jobs_of[job.run_id], reset_at[job.run_id])
+            living = self._living(job, sightings[job.token])
+            picture = RunPicture(job.run_id, runs[job.run_id], evidence, living, history)
+            decided.append((job, decide(picture, retries, self.backend(job.backend).absence_deadline_s)))
+        self._record(decided)
 
     def _poll(self, jobs: Sequence[JobRow]) -> dict[str, Sighting]:
         by_backend: dict[str, list[JobRow]] = defaultdict(list)
@@ -150,11 +152,13 @@ class Controller:
             sightings.update(self.backend(name).poll([job.as_job(self._path(job)) for job in group]))
         return sightings
 
-    def _history(self, job: JobRow, evidence: Evidence, reset_at: float) -> list[EndedAttempt]:
+    def _history(
+        self, job: JobRow, evidence: Evidence, jobs_of_run: Sequence[JobRow], reset_at: float
+    ) -> list[EndedAttempt]:
         """The run's earlier attempts that budgets count, oldest first; those that never began stand in the ledger."""
         records = RunDir(self._path(job)).read_attempts(since=reset_at)
         earlier = [record for record in records if evidence.attempt is None or record.number < evidence.attempt.number]
-        jobs = {row.token: row for row in self.ledger.jobs_of(job.run_id)}
+        jobs = {row.token: row for row in jobs_of_run}
         # A job that is requeued has several attempts; what the user stopped is its last.
         last = {record.token: record.number for record in records}
         stopped = {last[token] for token, row in jobs.items() if row.stop_requested and token in last}
@@ -201,29 +205,29 @@ class Controller:
             seen=None if sighting.cause is None else Ending(sighting.cause, sighting.note),
         )
 
-    def _act(self, action: object, job: JobRow) -> None:
-        match action:
-            case Move(run_id, state, reason):
-                self.ledger.move(run_id, state, reason, job.token)
-            case Absent(token, seconds):
-                self.ledger.job_absent(token, None if seconds is None else self._clock() - seconds)
-            case Revoke(end):
-                if self.backend(job.backend).revoke(job.as_job(self._path(job))):
-                    self._end(end)
-            case EndJob():
-                self._end(action)
-
-    def _end(self, end: EndJob) -> None:
-        ended = self.ledger.end_job(
-            end.token,
-            cause=end.cause,
-            detail=end.detail,
-            steps=(end.first_step, end.last_step),
-            next_state=end.next_state,
-            reason=end.reason,
-        )
-        if ended and end.cause is not Cause.DONE:
-            logger.info("run %s: attempt ended (%s): %s", end.run_id, end.cause, end.detail)
+    def _record(self, decided: Sequence[tuple[JobRow, Sequence[Action]]]) -> None:
+        """Write what was decided, all of one kind at once: thousands of jobs may be cancelled together."""
+        moves: list[Move] = []
+        absences: dict[str, float | None] = {}
+        ends: list[EndJob] = []
+        for job, actions in decided:
+            for action in actions:
+                match action:
+                    case Move():
+                        moves.append(action)
+                    case Absent(token, seconds):
+                        absences[token] = None if seconds is None else self._clock() - seconds
+                    case Revoke(end):
+                        if self.backend(job.backend).revoke(job.as_job(self._path(job))):
+                            ends.append(end)
+                    case EndJob():
+                        ends.append(action)
+        self.ledger.jobs_absent(absences)
+        self.ledger.move_all(moves)
+        ended = self.ledger.end_jobs(ends)
+        for end in ends:
+            if end.token in ended and end.cause is not Cause.DONE:
+                logger.info("run %s: attempt ended (%s): %s", end.run_id, end.cause, end.detail)
 
     # --- act --------------------------------------------------------------------------------------------------------
 
@@ -258,8 +262,7 @@ class Controller:
         if not admitted:
             return
         configs = self.ledger.configs([request.run_id for request in admitted])
-        for request in admitted:
-            write_spec(RunDir(request.run_dir), request.run_id, configs[request.run_id], experiment.provenance)
+        write_specs({RunDir(request.run_dir): configs[request.run_id] for request in admitted}, experiment.provenance)
         tokens = {request.token for request in admitted}
         # Any other error leaves intents without a job: a later pass finds them absent, revokes and plans them again.
         try:
@@ -282,9 +285,11 @@ class Controller:
         self.ledger.request_stop([job.token for job in jobs if not job.stop_requested])
         if experiment.wanted is Wanted.CANCELLED:
             wanted_elsewhere = self.ledger.wanted_by_others(experiment.name)
-            for run in self.ledger.runs(experiment.name):
-                if run.state in READY and run.run_id not in wanted_elsewhere:
-                    self.ledger.move(run.run_id, RunState.CANCELLED, "cancelled by the user")
+            self.ledger.move_all(
+                Move(run.run_id, RunState.CANCELLED, "cancelled by the user")
+                for run in self.ledger.runs(experiment.name)
+                if run.state in READY and run.run_id not in wanted_elsewhere
+            )
 
     def _path(self, job: JobRow) -> Path:
         return self.workspace.run_dir(job.run_id).path
@@ -302,24 +307,27 @@ def job_shape(resources: Resources) -> JobShape:
     )
 
 
-def write_spec(run_dir: RunDir, run_id: str, config: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
-    """Write ``spec.json`` before the run's first job.
+def write_specs(configs: Mapping[RunDir, Mapping[str, Any]], origin: Mapping[str, Any]) -> None:
+    """Write ``spec.json`` before the first job of each run.
 
     A later submission may only change what is outside the identity (where the data lies, what is evaluated); the file
     is then replaced, because a job must not look for data where it no longer is.
     """
-    present = run_dir.read_spec()
-    if present is not None and present["config"] == config:
-        return
-    run_dir.path.mkdir(parents=True, exist_ok=True)
-    spec = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
-        "config": config,
-        "protocols": _protocols(config),
-        "provenance": origin,
-    }
-    atomic.write_json(run_dir.spec_path, spec)
+    files = {}
+    for run_dir, config in configs.items():
+        present = run_dir.read_spec()
+        if present is not None and present["config"] == config:
+            continue
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        spec = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": run_dir.path.name,
+            "config": config,
+            "protocols": _protocols(config),
+            "provenance": origin,
+        }
+        files[run_dir.spec_path] = atomic.json_bytes(spec)
+    atomic.write_all(files)
 
 
 def _protocols(config: Mapping[str, Any]) -> dict[str, str]:

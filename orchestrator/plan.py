@@ -83,11 +83,12 @@ class RunPicture:
 
 @dataclass(frozen=True)
 class Move:
-    """Record that the run is now in this state."""
+    """Record that the run is now in this state, because of the job ``token`` if there is one."""
 
     run_id: str
     state: RunState
     reason: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def decide(run: RunPicture, budgets: Budgets, absence_deadline_s: float) -> list
         return [*actions, _ended(run, job, budgets)]
     seen = RunState.RUNNING if job.state is JobState.RUNNING else RunState.QUEUED
     if run.state is not seen:
-        actions.append(Move(run.run_id, seen))
+        actions.append(Move(run.run_id, seen, token=job.token))
     return actions
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,7 +22,8 @@ from orchestrator.backends.base import Job, JobRequest
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.ledger.rows import ExperimentRow, JobRow, NewRun, RunRow, Wanted, experiment_row, job_row, run_row
 from orchestrator.ledger.schema import cells, cursors, events, experiments, jobs, migrate, runs
-from orchestrator.state import MOVES, READY, Cause, RunState
+from orchestrator.plan import EndJob, Move
+from orchestrator.state import MOVES, READY, RunState
 
 #: SQLite allows 32,766 bound values in one statement; this many run ids at once stays well below.
 _CHUNK = 5000
@@ -246,20 +248,50 @@ class Ledger:
 
     def move(self, run_id: str, to: RunState, reason: str = "", token: str = "") -> bool:
         """Move a run to another state if that is a legal move from where it is now; True if it moved."""
+        return bool(self.move_all([Move(run_id, to, reason, token)]))
+
+    def move_all(self, moves: Iterable[Move]) -> list[str]:
+        """Move runs, those for which it is legal; their ids."""
+        now = self._clock()
         with self._transaction() as connection:
-            return self._move(connection, run_id, to, reason, token, self._clock())
+            return self._move_all(connection, moves, now)
+
+    def _move_all(self, connection: sa.Connection, moves: Iterable[Move], now: float) -> list[str]:
+        alike: dict[tuple[RunState, str], dict[str, str]] = defaultdict(dict)
+        for move in moves:
+            alike[move.state, move.reason][move.run_id] = move.token
+        return [
+            run_id
+            for (state, reason), tokens in alike.items()
+            for run_id in self._move_many(connection, tokens, state, reason, now)
+        ]
 
     def _move(self, connection: sa.Connection, run_id: str, to: RunState, reason: str, token: str, now: float) -> bool:
+        return bool(self._move_many(connection, {run_id: token}, to, reason, now))
+
+    @staticmethod
+    def _move_many(
+        connection: sa.Connection, tokens: Mapping[str, str], to: RunState, reason: str, now: float
+    ) -> list[str]:
+        """Move runs (run id -> token) to one state, by statements for thousands; the ids of those that moved."""
         sources = [state for state, targets in MOVES.items() if to in targets]
-        changed = connection.execute(
-            sa.update(runs)
-            .where(runs.c.run_id == run_id, runs.c.state.in_(sources))
-            .values(state=to, reason=reason, updated=now)
-        )
-        if changed.rowcount == 0:
-            return False
-        connection.execute(sa.insert(events).values(time=now, run_id=run_id, token=token, state=to, detail=reason))
-        return True
+        moved: list[str] = []
+        for chunk in _chunks(list(tokens)):
+            where = sa.and_(runs.c.run_id.in_(chunk), runs.c.state.in_(sources))
+            # No other transaction runs, so that what was found is what is changed.
+            found = connection.execute(sa.select(runs.c.run_id).where(where)).scalars().all()
+            if found:
+                connection.execute(sa.update(runs).where(where).values(state=to, reason=reason, updated=now))
+                moved += found
+        if moved:
+            connection.execute(
+                sa.insert(events),
+                [
+                    {"time": now, "run_id": run_id, "token": tokens[run_id], "state": to, "detail": reason}
+                    for run_id in moved
+                ],
+            )
+        return moved
 
     def reset(self, run_ids: Sequence[str], reason: str) -> int:
         """Give runs that have ended or stopped a fresh budget and make them ready; how many there were."""
@@ -267,12 +299,10 @@ class Ledger:
             return self._reset(connection, run_ids, self._clock(), reason)
 
     def _reset(self, connection: sa.Connection, run_ids: Sequence[str], now: float, reason: str) -> int:
-        count = 0
-        for run_id in run_ids:
-            if self._move(connection, run_id, RunState.PLANNED, reason, "", now):
-                connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(reset_at=now))
-                count += 1
-        return count
+        moved = self._move_many(connection, dict.fromkeys(run_ids, ""), RunState.PLANNED, reason, now)
+        for chunk in _chunks(moved):
+            connection.execute(sa.update(runs).where(runs.c.run_id.in_(chunk)).values(reset_at=now))
+        return len(moved)
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
@@ -302,20 +332,26 @@ class Ledger:
                 ).scalars()
             )
             admitted = admit([request for request in candidates if request.run_id in ready], active_jobs)
-            for request in admitted:
+            if admitted:
+                shapes = {shape: json.dumps(asdict(shape)) for shape in {request.shape for request in admitted}}
                 connection.execute(
-                    sa.insert(jobs).values(
-                        token=request.token,
-                        run_id=request.run_id,
-                        experiment=experiment,
-                        backend=backend,
-                        shape=json.dumps(asdict(request.shape)),
-                        devices=json.dumps(request.devices),
-                        owner=owner,
-                        created=now,
-                    )
+                    sa.insert(jobs),
+                    [
+                        {
+                            "token": request.token,
+                            "run_id": request.run_id,
+                            "experiment": experiment,
+                            "backend": backend,
+                            "shape": shapes[request.shape],
+                            "devices": json.dumps(request.devices),
+                            "owner": owner,
+                            "created": now,
+                        }
+                        for request in admitted
+                    ],
                 )
-                self._move(connection, request.run_id, RunState.SUBMITTING, "", request.token, now)
+            tokens = {request.run_id: request.token for request in admitted}
+            self._move_many(connection, tokens, RunState.SUBMITTING, "", now)
         return admitted
 
     def adopt_job(self, job: JobRow) -> bool:
@@ -356,16 +392,19 @@ class Ledger:
         """Take back intents of which it is certain that no job was or will be started; their runs are ready again."""
         now = self._clock()
         with self._transaction() as connection:
-            for token in tokens:
-                run_id = connection.execute(sa.select(jobs.c.run_id).where(jobs.c.token == token)).scalar()
-                if run_id is not None:
-                    connection.execute(sa.delete(jobs).where(jobs.c.token == token))
-                    self._move(connection, run_id, RunState.PLANNED, "", token, now)
+            for chunk in _chunks(list(tokens)):
+                found = connection.execute(sa.select(jobs.c.run_id, jobs.c.token).where(jobs.c.token.in_(chunk)))
+                withdrawn = {row.run_id: row.token for row in found}
+                connection.execute(sa.delete(jobs).where(jobs.c.token.in_(chunk)))
+                self._move_many(connection, withdrawn, RunState.PLANNED, "", now)
 
-    def job_absent(self, token: str, since: float | None) -> None:
-        """Record since when the backend does not know a job; None when it knows it (again)."""
+    def jobs_absent(self, since: Mapping[str, float | None]) -> None:
+        """Record since when (token -> time) the backend does not know jobs; None where it knows them (again)."""
+        if not since:
+            return
+        change = sa.update(jobs).where(jobs.c.token == sa.bindparam("of")).values(absent_since=sa.bindparam("since"))
         with self._transaction() as connection:
-            connection.execute(sa.update(jobs).where(jobs.c.token == token).values(absent_since=since))
+            connection.execute(change, [{"of": token, "since": moment} for token, moment in since.items()])
 
     def request_stop(self, tokens: Sequence[str]) -> None:
         """Mark that the end of these jobs is the user's wish, so that no budget pays for it."""
@@ -373,29 +412,34 @@ class Ledger:
             for chunk in _chunks(tokens):
                 connection.execute(sa.update(jobs).where(jobs.c.token.in_(chunk)).values(stop_requested=1))
 
-    def end_job(
-        self,
-        token: str,
-        *,
-        cause: Cause,
-        detail: str,
-        steps: tuple[int, int],
-        next_state: RunState,
-        reason: str,
-    ) -> bool:
-        """End a job and move its run, in one transaction. False if another controller ended it first."""
+    def end_jobs(self, ends: Iterable[EndJob]) -> set[str]:
+        """End jobs and move their runs, in one transaction; the tokens of those that nobody else had ended before."""
         now = self._clock()
-        with self._transaction() as connection:
-            ended = connection.execute(
-                sa.update(jobs)
-                .where(jobs.c.token == token, jobs.c.ended.is_(None))
-                .values(ended=now, cause=cause, detail=detail, first_step=steps[0], last_step=steps[1])
+        by_token = {end.token: end for end in ends}
+        change = (
+            sa.update(jobs)
+            .where(jobs.c.token == sa.bindparam("of"))
+            .values(
+                ended=now,
+                cause=sa.bindparam("why"),
+                detail=sa.bindparam("what"),
+                first_step=sa.bindparam("from"),
+                last_step=sa.bindparam("to"),
             )
-            if ended.rowcount == 0:
-                return False
-            run_id = connection.execute(sa.select(jobs.c.run_id).where(jobs.c.token == token)).scalar_one()
-            self._move(connection, run_id, next_state, reason, token, now)
-        return True
+        )
+        with self._transaction() as connection:
+            living: list[EndJob] = []
+            for chunk in _chunks(list(by_token)):
+                query = sa.select(jobs.c.token).where(jobs.c.token.in_(chunk), jobs.c.ended.is_(None))
+                living += [by_token[token] for token in connection.execute(query).scalars()]
+            if living:
+                values = [
+                    {"of": e.token, "why": e.cause, "what": e.detail, "from": e.first_step, "to": e.last_step}
+                    for e in living
+                ]
+                connection.execute(change, values)
+                self._move_all(connection, (Move(e.run_id, e.next_state, e.reason, e.token) for e in living), now)
+        return {end.token for end in living}
 
     def living_jobs(self, name: str) -> list[JobRow]:
         """Jobs that may live, of all runs in the experiment's grid (also if another experiment submitted them)."""
@@ -411,10 +455,17 @@ class Ledger:
 
     def jobs_of(self, run_id: str) -> list[JobRow]:
         """All jobs of a run, oldest first."""
+        return self.jobs_of_all([run_id])[run_id]
+
+    def jobs_of_all(self, run_ids: Sequence[str]) -> dict[str, list[JobRow]]:
+        """Run id -> all its jobs, oldest first."""
+        found: dict[str, list[JobRow]] = {run_id: [] for run_id in run_ids}
         with self._transaction() as connection:
-            query = sa.select(jobs).where(jobs.c.run_id == run_id).order_by(jobs.c.created)
-            found = connection.execute(query).mappings().all()
-        return [job_row(row) for row in found]
+            for chunk in _chunks(run_ids):
+                query = sa.select(jobs).where(jobs.c.run_id.in_(chunk)).order_by(jobs.c.created)
+                for row in connection.execute(query).mappings():
+                    found[row["run_id"]].append(job_row(row))
+        return found
 
     def events_of(self, run_id: str) -> list[tuple[float, str, str]]:
         """(time, state, detail) of everything that happened to a run, oldest first."""

@@ -7,12 +7,16 @@ one.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+#: Up to so many, files are synced one by one: all of a shared file system may take longer.
+_FEW_FILES = 16
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -21,7 +25,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written, or the disk is full. The old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -34,9 +38,59 @@ def write_bytes(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Replace many files of one file system, each as :func:`write_bytes` does. All are durable when this returns.
+
+    Waiting for the disk twice per file takes half a minute for ten thousand. Here it is waited for twice altogether:
+    before any file is renamed, and after all are.
+
+    Raises:
+        OSError: as for :func:`write_bytes`; some files may then be replaced and others not.
+    """
+    if len(files) <= _FEW_FILES:
+        for path, data in files.items():
+            write_bytes(path, data)
+        return
+    temporaries = {path: _temporary(path) for path in files}
+    try:
+        for path, data in files.items():
+            temporaries[path].write_bytes(data)
+        _sync_file_system(next(iter(files)).parent)
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    except BaseException:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_file_system(next(iter(files)).parent)
+
+
+def _sync_file_system(folder: Path) -> None:
+    """Wait until everything that was written to the file system of ``folder`` is durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:
+            os.sync()
+        elif syncfs(descriptor) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as readable JSON. NaN and infinity are refused (``ValueError``)."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` with ``value`` as readable JSON. NaN and infinity are refused (``ValueError``)."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, json_bytes(value))
 
 
 def create_json_exclusively(path: Path, value: Any) -> bool:
@@ -45,8 +99,8 @@ def create_json_exclusively(path: Path, value: Any) -> bool:
     Of several processes that try at once exactly one is answered True, also on NFS, and no reader sees half a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    write_bytes(temporary, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    temporary = _temporary(path)
+    write_bytes(temporary, json_bytes(value))
     try:
         os.link(temporary, path)
     except FileExistsError:

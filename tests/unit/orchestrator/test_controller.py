@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.base import Refused
 from orchestrator.controller import Controller
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.experiment import load_experiment
 from orchestrator.ledger import Ledger, Wanted
 from orchestrator.processes import ProcessName, boot_id
-from orchestrator.state import JobState, RunState
+from orchestrator.state import Cause, JobState, RunState
 from orchestrator.submission import submit
 from orchestrator.workspace import Workspace
 from tests.fakes import FakeClock, FakeScheduler
@@ -145,10 +147,11 @@ def test_a_controller_that_died_between_submission_and_record_is_replaced_and_it
     class Died(BaseException):
         pass
 
-    def die(_token: str, _job_id: str) -> None:
-        raise Died
+    def die(job_ids: Mapping[str, str]) -> None:
+        if job_ids:
+            raise Died
 
-    controller.ledger.job_submitted = die  # type: ignore[method-assign]
+    controller.ledger.jobs_submitted = die  # type: ignore[method-assign]
     with pytest.raises(Died):
         controller.step("grid")
     site.clock.now += 100
@@ -168,6 +171,61 @@ def test_no_answer_of_the_scheduler_changes_nothing(site: Site) -> None:
         site.clock.now += 1000
         controller.step("grid")
     assert site.states() == [RunState.QUEUED] * 3
+    assert len(site.scheduler.submissions) == 3
+
+
+def test_what_the_backend_has_no_room_for_stays_planned_and_is_submitted_later(site: Site) -> None:
+    controller = site.submit()
+    site.scheduler.room = 2
+    controller.step("grid")
+    assert site.states() == [RunState.SUBMITTING, RunState.SUBMITTING, RunState.PLANNED]
+    assert len(controller.ledger.living_jobs("grid")) == 2, "nothing is left of the intent that was not taken"
+    controller.step("grid")
+    assert site.states() == [RunState.QUEUED, RunState.QUEUED, RunState.SUBMITTING]
+    assert len(set(site.scheduler.submissions)) == len(site.scheduler.submissions) == 3
+
+
+def test_a_refusal_is_said_and_leaves_what_was_taken(site: Site) -> None:
+    controller = site.submit()
+    site.scheduler.room, site.scheduler.says_no = 1, True
+    with pytest.raises(Refused, match="the partition does not exist"):
+        controller.step("grid")
+    assert site.states() == [RunState.SUBMITTING, RunState.PLANNED, RunState.PLANNED]
+    (job,) = controller.ledger.living_jobs("grid")
+    assert job.job_id == f"job-{job.token}"
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (Cause.PREEMPTED, RunState.SUBMITTING),
+        (Cause.NODE_FAIL, RunState.SUBMITTING),
+        (Cause.CANCELLED, RunState.CANCELLED),
+        (Cause.OUT_OF_MEMORY, RunState.FAILED),
+    ],
+)
+def test_what_the_scheduler_says_of_a_job_without_an_attempt_decides(
+    site: Site, cause: Cause, expected: RunState
+) -> None:
+    controller = site.submit("retries={out_of_memory: 0}")
+    controller.step("grid")
+    controller.step("grid")
+    site.scheduler.causes = dict.fromkeys(site.scheduler.jobs, cause)
+    site.scheduler.jobs = dict.fromkeys(site.scheduler.jobs, JobState.ENDED)
+    controller.step("grid")
+    assert site.states() == [expected] * 3
+
+
+def test_a_job_that_was_requeued_counts_every_attempt(site: Site) -> None:
+    """One job with two crashes in it, and a budget of one: the run is given up, although no second job was made."""
+    controller = site.submit()
+    controller.step("grid")
+    run_dir = site.run_dirs()[0]
+    token = site.token_of(run_dir)
+    site.end_attempt(run_dir, token, "failed", (0, 5))
+    site.end_attempt(run_dir, token, "failed", (5, 8))
+    controller.step("grid")
+    assert site.states()[0] is RunState.FAILED
     assert len(site.scheduler.submissions) == 3
 
 

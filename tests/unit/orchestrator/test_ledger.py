@@ -12,6 +12,7 @@ import pytest
 from orchestrator.backends.base import Job, JobRequest, JobShape
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.ledger import Ledger, NewRun, Wanted
+from orchestrator.plan import EndJob, Move
 from orchestrator.state import Cause, RunState
 
 
@@ -73,7 +74,7 @@ def open_jobs(ledger: Ledger, *run_ids: str, attempt: int = 0) -> list[str]:
 
 
 def end(ledger: Ledger, token: str, cause: Cause, state: RunState) -> bool:
-    return ledger.end_job(token, cause=cause, detail="", steps=(0, 1), next_state=state, reason="because")
+    return ledger.end_jobs([EndJob(token.rpartition("-")[0], token, cause, "", 0, 1, state, "because")]) == {token}
 
 
 def test_registering_twice_is_registering_once(ledger: Ledger) -> None:
@@ -147,14 +148,36 @@ def test_a_job_ends_once(ledger: Ledger) -> None:
     assert ledger.states(["a"]) == {"a": RunState.PREEMPTED}
 
 
+def test_jobs_that_were_never_started_leave_nothing_behind(ledger: Ledger) -> None:
+    register(ledger)
+    open_jobs(ledger, "a", "b")
+    ledger.withdraw_jobs(["a-0", "unknown-0"])
+    assert ledger.states(["a", "b"]) == {"a": RunState.PLANNED, "b": RunState.SUBMITTING}
+    assert [job.token for job in ledger.living_jobs("exp")] == ["b-0"]
+    assert open_jobs(ledger, "a", attempt=1) == ["a"], "the run is ready again"
+
+
+def test_thousands_of_jobs_are_opened_moved_and_ended_at_once(ledger: Ledger) -> None:
+    run_ids = [f"r{number}" for number in range(6_000)]  # more than one statement is given
+    register(ledger, run_ids=run_ids)
+    assert open_jobs(ledger, *run_ids) == run_ids
+    assert sorted(ledger.move_all(Move(run_id, RunState.QUEUED, token=f"{run_id}-0") for run_id in run_ids)) == sorted(
+        run_ids
+    )
+    ends = [EndJob(run_id, f"{run_id}-0", Cause.DONE, "", 0, 1, RunState.COMPLETED, "") for run_id in run_ids]
+    assert len(ledger.end_jobs(ends[:100])) == 100
+    assert len(ledger.end_jobs(ends)) == 5_900, "those that had ended are left alone"
+    assert set(ledger.states(run_ids).values()) == {RunState.COMPLETED}
+    assert [state for _, state, _ in ledger.events_of("r0")] == ["submitting", "queued", "completed"]
+
+
 def test_a_reset_gives_fresh_budgets(ledger: Ledger, clock: Clock) -> None:
     register(ledger)
     open_jobs(ledger, "a")
     end(ledger, "a-0", Cause.FAILED, RunState.FAILED)
-    assert [job.cause for job in ledger.ended_jobs("exp")] == ["failed"]
     clock.now += 10
     assert ledger.reset(["a", "b"], "resumed") == 1, "a planned run has nothing to resume"
-    assert ledger.ended_jobs("exp") == []
+    assert {run.run_id: run.reset_at for run in ledger.runs("exp")} == {"a": clock.now, "b": 0.0, "c": 0.0}
     assert [job.token for job in ledger.jobs_of("a")] == ["a-0"], "history is kept"
 
 

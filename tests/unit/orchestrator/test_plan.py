@@ -96,7 +96,7 @@ def test_an_unknown_answer_decides_nothing(state: RunState) -> None:
     ],
 )
 def test_the_state_follows_the_job(said: JobState, before: RunState, after: RunState) -> None:
-    assert only(picture(before, living(said))) == Move("r", after)
+    assert only(picture(before, living(said))) == Move("r", after, token="t")
 
 
 def test_nothing_to_do_while_a_running_job_runs() -> None:
