@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from . import cluster, daemons, status
 from .errors import MachineProblem, Problem, UsageProblem
-from .install import install
+from .install import install, missing_packages
 from .layout import checked_layout
 from .report import report
 
@@ -90,6 +90,8 @@ def run_up(options: argparse.Namespace) -> int:
     is_new = not layout.exists()
     if is_new and layout.root.exists() and any(layout.root.iterdir()):
         raise UsageProblem(f"--dir {layout.root} is not empty and holds no cluster: choose a folder of its own")
+    if packages := missing_packages(accounting=not options.no_accounting):
+        raise MachineProblem(f"not installed: {', '.join(packages)}; run `slurm/dev-cluster install`")
     try:
         layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         layout.lock_path.touch()

@@ -70,6 +70,7 @@ def create(layout: Layout, options: Namespace) -> Settings:
     write_private(layout.munge_key, secrets.token_bytes(128))
     write_private(layout.slurmdbd_conf, configuration.slurmdbd_conf(layout, settings).encode())
     layout.slurm_conf.write_text(configuration.slurm_conf(layout, settings))
+    layout.cgroup_conf.write_text(configuration.CGROUP_CONF)
     layout.gres_conf.write_text(configuration.gres_conf(layout, settings))
     for index in range(settings.gpus):
         layout.gpu_path(index).parent.mkdir(exist_ok=True)
@@ -134,8 +135,8 @@ def start_missing(layout: Layout, settings: Settings, missing: list[Daemon]) -> 
         if server.name == "slurmdbd":
             register(layout)
     nodes = [daemon for daemon in missing if daemon.program == "slurmd"]
-    report(f"starting {' '.join(node.name for node in nodes)}")
     for node in nodes:
+        report(f"starting {node.name}")
         daemons.start(layout, node)
     for node in nodes:
         daemons.wait_until_ready(layout, node)

@@ -104,6 +104,11 @@ AccountingStoreFlags=job_comment
 AccountingStorageTRES=gres/gpu"""
 
 
+#: No cgroups are used. Left to find out which version there is, slurmd would not start where none is mounted, and would
+#: want to write to version 2, which a container may not.
+CGROUP_CONF = "CgroupPlugin=cgroup/v1\n"
+
+
 def gres_conf(layout: Layout, settings: Settings) -> str:
     """gres.conf: GPUs in name only: links to /dev/null stand for the devices that slurmd looks for."""
     return "".join(f"Name=gpu File={layout.gpu_path(index)}\n" for index in range(settings.gpus))

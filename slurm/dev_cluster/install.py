@@ -39,24 +39,33 @@ fi
 """
 
 
+def missing_packages(*, accounting: bool = True) -> list[str]:
+    """The packages that are needed and not there; those of the accounting only if it is asked for."""
+    of_accounting = ("slurmdbd", "mariadb-server")
+    return [
+        package
+        for program, package, _ in NEEDED
+        if shutil.which(program, path=DAEMON_PATH) is None and (accounting or package not in of_accounting)
+    ]
+
+
 def install() -> None:
     """Install what is missing; nothing if nothing is.
 
     Raises:
         MachineProblem: this is no Debian, there is no way to become root, or apt-get failed.
     """
-    missing = [need for need in NEEDED if shutil.which(need[0], path=DAEMON_PATH) is None]
-    if not missing:
+    packages = missing_packages()
+    if not packages:
         report("everything is installed")
         return
-    packages = [package for _, package, _ in missing]
     if shutil.which("apt-get") is None:
         raise MachineProblem(f"missing: {' '.join(packages)}; there is no apt-get here, so install them by hand")
     become_root = [] if os.geteuid() == 0 else ["sudo"]
     if become_root and shutil.which("sudo") is None:
         raise MachineProblem(f"missing: {' '.join(packages)}; run this as root, since there is no sudo here")
     report(f"installing {' '.join(packages)}")
-    services = " ".join(service for _, _, names in missing for service in names)
+    services = " ".join(service for _, package, names in NEEDED if package in packages for service in names)
     done = subprocess.run(
         [*become_root, "sh", "-c", SCRIPT, "install", services, *packages],
         stdout=subprocess.PIPE,

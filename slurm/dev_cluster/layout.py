@@ -63,6 +63,10 @@ class Layout:
         return self.root / "gres.conf"
 
     @property
+    def cgroup_conf(self) -> Path:
+        return self.root / "cgroup.conf"
+
+    @property
     def slurmdbd_conf(self) -> Path:
         return self.root / "slurmdbd.conf"
 
