@@ -23,7 +23,7 @@ from trainers.rundir import Phase, RunDir
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
 #: One run of each method.
-SMALL = ("seed=0", "data.profile={name: long_tailed, imbalance: 10}", "train.epochs=30")
+SMALL = ("seed=0", "data.profile={name: long_tailed, imbalance: 10}", "train.epochs=20")
 
 
 @dataclass
@@ -89,8 +89,8 @@ def ended_at_last(sweep: Sweep) -> Iterator[Sweep]:
 
 
 def preempt(cluster: Cluster, sweep: Sweep, rng: random.Random) -> None:  # noqa: F811
-    """An urgent job takes some nodes for a moment."""
-    with cluster.urgent_job(nodes=rng.randint(1, 3)) as job:
+    """An urgent job takes some nodes for a moment. One alone may be free."""
+    with cluster.urgent_job(nodes=rng.randint(2, 4)) as job:
         cluster.wait_for(lambda: cluster.job_field(job, "JobState") == "RUNNING", 60)
         time.sleep(rng.uniform(0, 1))
 

@@ -1,10 +1,15 @@
-"""A run has one job and is done once, whoever dies at whichever line, and whatever SLURM's programs answer."""
+"""A run has one job and is done once, whoever dies at whichever line, and whatever SLURM's programs answer.
+
+Most of the time that this takes is waiting: a controller lets some time pass before it believes that a job was never
+submitted. So all sweeps live at the same time, and each test looks at one of them in the end.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,7 @@ from tests.integration.slurm.stubbed_sweep import StubbedSweep, wait_for_all
 
 RUNS = 2
 KILLED_AT = Path(__file__).parent / "killed_at"
+TWO_AT_ONCE = "two at once"
 
 _SPEC = r"^open .*/runs/\w{12}/\.spec\.json"
 _SBATCH = r"^subprocess\.Popen .*\bsbatch\b"
@@ -39,28 +45,22 @@ def killing(sweep: StubbedSweep, moment: str) -> Mapping[str, str]:
     return {"PYTHONPATH": search_path, "KILLED_AT": "\n".join(MOMENTS[moment])}
 
 
-@pytest.fixture(scope="module")
-def survived(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, StubbedSweep]]:
-    """A sweep for each moment, all at the same time: its first controller died there, its second went on."""
-    folder = tmp_path_factory.mktemp("moments")
-    sweeps = {moment: StubbedSweep(folder / moment.replace(" ", "-"), cluster, RUNS) for moment in [*MOMENTS, *SBATCH]}
+def submit_on_hold(sweeps: Mapping[str, StubbedSweep], cluster: Cluster) -> None:
+    """Submit these sweeps of one run, as many as there are CPUs and one more: that one waits, and none gets on."""
+    for sweep in sweeps.values():
+        sweep.workspace.mkdir()
+        sweep.hold_path.touch()
+    assert set(wait_for_all([sweep.submit() for sweep in sweeps.values()], 60)) == {0}
+    cluster.wait_for(lambda: cluster.run("squeue", "-rho", "%t").split().count("R") == len(sweeps) - 1)
+
+
+def die_and_go_on(sweeps: Mapping[str, StubbedSweep]) -> list[subprocess.Popen[bytes]]:
+    """Let a controller of each sweep die at the moment that it is named for; those that take its place."""
     first = {moment: sweep.submit(killing(sweep, moment)) for moment, sweep in sweeps.items()}
     for moment, code in zip(first, wait_for_all(list(first.values()), 60), strict=True):
         expected = 3 if moment == "fails after its work" else -signal.SIGKILL
         assert code == expected, f"{moment}: {code}\n{sweeps[moment].output()}"
-    wait_for_all([sweep.watch() for sweep in sweeps.values()], 150)
-    yield sweeps
-
-
-@pytest.mark.parametrize("moment", [*MOMENTS, *SBATCH])
-def test_a_controller_that_is_killed_loses_and_doubles_nothing(
-    moment: str, survived: Mapping[str, StubbedSweep]
-) -> None:
-    sweep = survived[moment]
-    sweep.assert_each_run_was_done_once(RUNS)
-    sweep.assert_no_job_was_in_vain()
-    if moment in SENT:
-        assert len(sweep.manifests()) == 1, "what SLURM had was not found again"
+    return [sweep.watch() for sweep in sweeps.values()]
 
 
 def has_misled(sweep: StubbedSweep, way: str) -> bool:
@@ -68,34 +68,51 @@ def has_misled(sweep: StubbedSweep, way: str) -> bool:
     return calls(sweep.folder / "programs", "squeue") >= (1 if way == "hangs" else 3)
 
 
-def test_two_controllers_at_once_submit_every_run_once(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = StubbedSweep(tmp_path / "two-at-once", cluster, 4)
-    codes = wait_for_all([sweep.submit(), sweep.submit()], 60)
-    assert codes == [0, 0], sweep.output()
-    assert wait_for_all([sweep.watch(), sweep.watch()], 60) == [0, 0], sweep.output()
-    sweep.assert_each_run_was_done_once(4)
+@pytest.fixture(scope="module")
+def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, StubbedSweep]:
+    """All sweeps, each when its controllers have left."""
+    folder = tmp_path_factory.mktemp("once")
+
+    def sweep(name: str, runs: int, steps: int = 1) -> StubbedSweep:
+        return StubbedSweep(folder / name.replace(" ", "-"), cluster, runs, steps=steps)
+
+    held = {way: sweep(way, 1, steps=50) for way in SQUEUE}
+    killed = {moment: sweep(moment, RUNS) for moment in [*MOMENTS, *SBATCH]}
+    doubled = sweep(TWO_AT_ONCE, RUNS)
+    submit_on_hold(held, cluster)
+    lies = folder / "lies"
+    lies.touch()
+    watchers = [
+        one.watch(shim(one.folder / "programs", "squeue", SQUEUE[way], while_there=lies)) for way, one in held.items()
+    ]
+    watchers += die_and_go_on(killed)
+    assert wait_for_all([doubled.submit(), doubled.submit()], 60) == [0, 0], doubled.output()
+    watchers += [doubled.watch(), doubled.watch()]
+    cluster.wait_for(lambda: all(has_misled(one, way) for way, one in held.items()), 90)
+    lies.unlink()
+    for one in held.values():
+        one.hold_path.unlink()
+    sweeps = {**held, **killed, TWO_AT_ONCE: doubled}
+    codes = wait_for_all(watchers, 200)
+    assert set(codes) == {0}, "\n".join(one.output() for one in sweeps.values())
+    return sweeps
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, *SBATCH])
+def test_a_controller_that_is_killed_loses_and_doubles_nothing(moment: str, ended: Mapping[str, StubbedSweep]) -> None:
+    sweep = ended[moment]
+    sweep.assert_each_run_was_done_once(RUNS)
     sweep.assert_no_job_was_in_vain()
+    if moment in SENT:
+        assert len(sweep.manifests()) == 1, "what SLURM had was not found again"
 
 
-def test_an_answer_of_squeue_that_is_wrong_moves_no_job(cluster: Cluster, tmp_path: Path) -> None:
-    """Two runs run and one waits in each sweep while squeue misbehaves; then all end as if nothing had happened."""
-    sweeps = {way: StubbedSweep(tmp_path / way.replace(" ", "-"), cluster, 1, steps=50) for way in SQUEUE}
-    broken = tmp_path / "broken"
-    broken.touch()
-    for sweep in sweeps.values():
-        sweep.workspace.mkdir()
-        sweep.hold_path.touch()
-    assert set(wait_for_all([sweep.submit() for sweep in sweeps.values()], 60)) == {0}
-    # With four CPUs, four of the five run and one waits.
-    cluster.wait_for(lambda: cluster.run("squeue", "-rho", "%t").split().count("R") == 4)
-    watchers = []
-    for way, sweep in sweeps.items():
-        watchers.append(sweep.watch(shim(sweep.folder / "programs", "squeue", SQUEUE[way], while_there=broken)))
-    cluster.wait_for(lambda: all(has_misled(sweep, way) for way, sweep in sweeps.items()), 90)
-    broken.unlink()
-    for sweep in sweeps.values():
-        sweep.hold_path.unlink()
-    assert set(wait_for_all(watchers, 120)) == {0}
-    for sweep in sweeps.values():
-        sweep.assert_each_run_was_done_once(1)
-        sweep.assert_no_job_was_in_vain()
+def test_two_controllers_at_once_submit_every_run_once(ended: Mapping[str, StubbedSweep]) -> None:
+    ended[TWO_AT_ONCE].assert_each_run_was_done_once(RUNS)
+    ended[TWO_AT_ONCE].assert_no_job_was_in_vain()
+
+
+@pytest.mark.parametrize("way", SQUEUE)
+def test_a_wrong_answer_of_squeue_moves_no_job(way: str, ended: Mapping[str, StubbedSweep]) -> None:
+    ended[way].assert_each_run_was_done_once(1)
+    ended[way].assert_no_job_was_in_vain()

@@ -19,7 +19,7 @@ from tests.integration.slurm.stubbed_sweep import StubbedSweep, wait_for_all
 
 @pytest.mark.parametrize(
     ("runs", "timeout_s"),
-    [(120, 120), pytest.param(2000, 3000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
+    [(60, 120), pytest.param(2000, 3000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
 )
 def test_every_run_goes_through_the_scheduler_once(
     runs: int, timeout_s: float, cluster: Cluster, tmp_path: Path
@@ -36,7 +36,7 @@ def test_every_run_goes_through_the_scheduler_once(
 
 @pytest.mark.parametrize(
     ("runs", "preemptions", "timeout_s"),
-    [(24, 2, 120), pytest.param(500, 25, 3000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
+    [(20, 2, 120), pytest.param(500, 25, 3000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
 )
 def test_preemption_at_random_loses_and_doubles_nothing(
     runs: int, preemptions: int, timeout_s: float, cluster: Cluster, tmp_path: Path
