@@ -26,6 +26,7 @@ from typing import TypeVar
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.launch import network
 from orchestrator.launch.attempts import close_attempt, open_attempt_dir
+from orchestrator.launch.memory import oom_kills
 from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stop, judge, saved_steps
 from orchestrator.launch.supervision import supervise, take_signals
 from orchestrator.launch.torchrun import LOOPBACK, Rendezvous, build_command, build_environment
@@ -157,8 +158,9 @@ def _lead_attempt(run_dir: RunDir, options: Options) -> int:
         first_step=saved_steps(run_dir),
     )
     atomic.write_json(run_dir.attempt_path(number), record.to_json())
+    killed_before = oom_kills()
     stop = _run_agent(run_dir, number, options, command)
-    outcome = judge(run_dir, number, stop)
+    outcome = judge(run_dir, number, stop, is_out_of_memory=oom_kills() > killed_before)
     close_attempt(run_dir, record, outcome.cause, outcome.detail, outcome.exit_code)
     return outcome.exit_code
 

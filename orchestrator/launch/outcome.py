@@ -43,11 +43,12 @@ class Stop:
     is_time_limit: bool = False
 
 
-def judge(run_dir: RunDir, attempt: int, stop: Stop | None) -> Outcome:
+def judge(run_dir: RunDir, attempt: int, stop: Stop | None, *, is_out_of_memory: bool = False) -> Outcome:
     """The outcome of an attempt whose processes have all ended.
 
     Args:
         stop: the request to stop, if the launcher got one.
+        is_out_of_memory: the kernel killed processes of this node for want of memory.
     """
     if run_dir.is_complete():
         return Outcome(EXIT_DONE, Cause.DONE, "")
@@ -61,7 +62,10 @@ def judge(run_dir: RunDir, attempt: int, stop: Stop | None) -> Outcome:
         return Outcome(EXIT_RESUMABLE, Cause.PREEMPTED, f"stopped by {stop.by}")
     if stopped is not None and stopped.reason is StopReason.PREEMPTED:
         return Outcome(EXIT_RESUMABLE, Cause.PREEMPTED, stopped.message)
-    return Outcome(EXIT_FAILED, Cause.FAILED, _why_it_failed(run_dir, attempt, stopped))
+    why = _why_it_failed(run_dir, attempt, stopped)
+    if is_out_of_memory:
+        return Outcome(EXIT_FAILED, Cause.OUT_OF_MEMORY, f"more memory was needed than there is: {why}")
+    return Outcome(EXIT_FAILED, Cause.FAILED, why)
 
 
 def saved_steps(run_dir: RunDir) -> int:

@@ -146,17 +146,23 @@ class Job:
                 _say(f"nice is as it was: {failure}")
 
     def _judge(self, run: _Run) -> None:
-        since = self.manifest.reset_at.get(run.run_dir.path.name, 0.0)
-        evidence = Evidence(
+        try:
+            evidence = self._evidence(run)
+        except (OSError, ValueError) as problem:
+            run.step, reason = Step.GIVE_UP, str(problem)  # its neighbours in the job go on
+        else:
+            run.step, reason = next_step(
+                evidence, run.token, self.manifest.budgets, began_here=run.began_here, is_ending=self.is_ending
+            )
+        _say(f"{run.token}: {run.step.name.lower()}" + (f" ({reason})" if reason else ""))
+
+    def _evidence(self, run: _Run) -> Evidence:
+        return Evidence(
             is_complete=run.run_dir.is_complete(),
             is_stopped=run.run_dir.stop_path(run.token).exists() or run.is_revoked,
-            attempts=run.run_dir.read_attempts(since),
+            attempts=run.run_dir.read_attempts(self.manifest.reset_at.get(run.run_dir.path.name, 0.0)),
             status=run.run_dir.read_status(),
         )
-        run.step, reason = next_step(
-            evidence, run.token, self.manifest.budgets, began_here=run.began_here, is_ending=self.is_ending
-        )
-        _say(f"{run.token}: {run.step.name.lower()}" + (f" ({reason})" if reason else ""))
 
     def _start(self, run: _Run) -> None:
         look = self.own.look()
@@ -211,6 +217,8 @@ class Job:
     def _wait(self) -> None:
         """Wait for a launcher to end, for a signal, or for the time at which a run may be started."""
         waiting = [run.not_before for run in self.runs if run.process is None and run.step is Step.START]
+        if not waiting and all(run.process is None for run in self.runs):
+            return
         pause_s = max(0.0, min(waiting) - time.monotonic()) if waiting else None
         received = (
             signal.sigwaitinfo({*_ENDING_SIGNALS, signal.SIGCHLD})

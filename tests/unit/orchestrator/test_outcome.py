@@ -80,6 +80,15 @@ def test_the_first_cause_is_told(run_dir: RunDir) -> None:
     assert verdict(run_dir) == (1, Cause.FAILED, "error: rank 1 was killed by SIGKILL")
 
 
+def test_a_failure_for_want_of_memory_has_a_budget_of_its_own(run_dir: RunDir) -> None:
+    failed(run_dir, 0, "rank 0 was killed by SIGKILL", time=1.0)
+    outcome = judge(run_dir, ATTEMPT, None, is_out_of_memory=True)
+    assert (outcome.exit_code, outcome.cause) == (1, Cause.OUT_OF_MEMORY)
+    assert outcome.detail == "more memory was needed than there is: error: rank 0 was killed by SIGKILL"
+    # Who was asked to stop, and lost a helper process on the way, was not ended by that.
+    assert judge(run_dir, ATTEMPT, Stop("SIGTERM"), is_out_of_memory=True).cause is Cause.PREEMPTED
+
+
 def test_without_any_account_the_log_speaks(run_dir: RunDir) -> None:
     run_dir.launcher_log_path(ATTEMPT).write_text("Traceback\n  ...\nModuleNotFoundError: No module named 'torch'\n\n")
     expected = "torchrun ended without a result: ModuleNotFoundError: No module named 'torch'"
