@@ -102,7 +102,8 @@ class _Lines:
             self._states[run.run_id] = run.state
             if is_news and run.state is not RunState.SUBMITTING:
                 labels = " ".join(run.axes.values())
-                reason = f": {run.reason}" if run.reason else ""
+                said = run.reason or snapshot.notes.get(run.run_id, "")
+                reason = f": {said}" if said else ""
                 clock = time.strftime("%H:%M:%S")
                 sys.stdout.write(f"{clock}  {run.run_id}  {labels}  {run.state}{reason}\n")
         sys.stdout.flush()

@@ -1,13 +1,18 @@
-"""The documents name every option that an experiment file can have."""
+"""The documents name every option that an experiment file can have, and their commands are commands."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 
+from orchestrator.cli.main import app
+from orchestrator.experiment import Local, Ray, Resources, Retries, Slurm, load_site
+from orchestrator.experiment.schema import Container
 from trainers.config import LARS, Augment, Cosine, Data, Evaluate, FewLabels, Geometry, Linear, Runtime, Step, Train
 from trainers.config import data as data_options
 from trainers.config import evaluate as evaluate_options
@@ -17,7 +22,9 @@ from trainers.config.evaluate import LinearProtocol
 from trainers.config.fields import Section
 from trainers.config.methods import Method
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "slurm" / "README.md"]
 
 
 def words(name: str) -> set[str]:
@@ -66,3 +73,57 @@ def test_names() -> None:
     assert set(get_args(LinearProtocol)) <= words("evaluation")
     assert {options.model_fields["name"].default for options in variants(Backbone)} <= words("methods")
     assert set(data_options.NATIVE_IMAGE_SIZE) <= words("data")
+
+
+@pytest.mark.parametrize(
+    "options", [Local, Slurm, Container, Ray, Resources, Retries], ids=lambda options: options.__name__
+)
+def test_backends_and_resources(options: type[Section]) -> None:
+    assert set(options.model_fields) - words("experiment-file") == set()
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """Language and text of every block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(document: Path, program: str) -> list[list[str]]:
+    """The arguments of every call of a program in the blocks of a document."""
+    lines = "\n".join(text for language, text in blocks(document) if language in ("", "bash")).splitlines()
+    calls = (re.match(rf"""(?:\$ |eval "\$\()?{program} (.*)""", line) for line in lines)
+    return [shlex.split(call[1].replace(')"', ""), comments=True) for call in calls if call is not None]
+
+
+def test_every_call_of_sweep_can_be_parsed() -> None:
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found = [(document.name, call) for document in DOCUMENTS for call in commands(document, "sweep")]
+    assert {"run", "drill", "doctor", "watch"} <= {call[0] for _, call in found}
+    for name, (verb, *arguments) in found:
+        assert verb in known, f"{name}: sweep {verb}"
+        try:
+            known[verb].make_context(verb, list(arguments))
+        except Exception as error:
+            raise AssertionError(f"{name}: sweep {verb} {shlex.join(arguments)}: {error}") from error
+
+
+def test_every_mention_of_a_subcommand_is_one() -> None:
+    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for document in DOCUMENTS:
+        mentioned = set(re.findall(r"`sweep ([a-z]+)", document.read_text()))
+        assert mentioned <= known, f"{document.name}: {mentioned - known}"
+
+
+def test_every_call_of_the_development_cluster_can_be_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "slurm"))
+    from dev_cluster.cli import parser
+
+    calls = [call for document in DOCUMENTS for call in commands(document, "slurm/dev-cluster")]
+    assert {"install", "up", "down"} <= {call[0] for call in calls}
+    for call in calls:
+        parser().parse_args(call)
+
+
+def test_the_profile_in_the_guide_is_one(tmp_path: Path) -> None:
+    (profile,) = (text for language, text in blocks(DOCS / "slurm.md") if language == "yaml")
+    (tmp_path / "site.yaml").write_text(profile)
+    assert isinstance(load_site(tmp_path / "site.yaml", (), {}).backend, Slurm)
