@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,41 @@ def test_a_submission_is_carried_out_once(
     assert run_dir.attempt_numbers() == [1]
     # The environment that the launcher was started in says that this is rank 7 of 9; it must not matter.
     assert numbers_of(run_dir) == numbers_of(undisturbed(make_run("undisturbed")))
+
+
+def test_what_was_stopped_or_revoked_is_not_started(launch: Any, make_run: Any) -> None:
+    run_dir = make_run("stopped")
+    assert run_dir.revoke("revoked", "host")
+    run_dir.stop_path("stopped").touch()
+
+    assert [launch(run_dir, token).wait() for token in ("revoked", "stopped")] == [75, 75]
+
+    log = (run_dir.path / "launcher.log").read_text()
+    assert "submission revoked was revoked" in log and "submission stopped is to stop" in log
+    assert run_dir.attempt_numbers() == []
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "stop_signal", "expected"),
+    [
+        ("0.5", None, ("timeout", "stopped because the time limit is near")),
+        ("60", signal.SIGUSR1, ("timeout", "stopped because the time limit is near")),
+        ("3600", signal.SIGUSR1, ("preempted", "stopped by SIGUSR1")),
+    ],
+)
+def test_a_time_limit_and_a_preemption_are_told_apart(
+    launch: Any, make_run: Any, stop_after: str, stop_signal: signal.Signals | None, expected: tuple[str, str]
+) -> None:
+    run_dir = make_run("long", {"train.epochs": 5000})
+    launched = launch(run_dir, "token", f"--stop-after={stop_after}")
+    if stop_signal is not None:
+        launched.wait_until(lambda: run_dir.read_attempt(1) is not None)
+        launched.process.send_signal(stop_signal)
+
+    assert launched.wait() == 75
+
+    record = run_dir.read_attempt(1)
+    assert record is not None and (record.cause, record.detail) == expected
 
 
 def test_plain_torchrun_gives_the_same_numbers(

@@ -27,7 +27,6 @@ from orchestrator.backends.slurm.manifest import Manifest
 from orchestrator.backends.slurm.own_job import OwnJob
 from orchestrator.backends.slurm.verdict import Evidence, Step, exit_code, next_step
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.launch import network
 from orchestrator.launch.attempts import close_attempt, open_attempt_dir
 from orchestrator.launch.outcome import EXIT_FAILED, last_line, saved_steps
 from orchestrator.retry import Ending, ending_of
@@ -36,6 +35,9 @@ from trainers.rundir import AttemptRecord, RunDir
 
 #: Held back and waited for, so that none of them ends this process and none is lost.
 _ENDING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+
+#: What srun returns for a launcher that died of one of these, as Python does before it has begun.
+_ENDED_BY_REQUEST = frozenset({128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT})
 
 #: Seconds for which slurmctld is asked again when it does not answer. Where it is down, nobody else gets the nodes.
 _PATIENCE_S = 600.0
@@ -93,9 +95,10 @@ class _Run:
         self.hitches += 1
 
     @property
-    def is_revoked(self) -> bool:
+    def is_stopped(self) -> bool:
+        """Whether nothing may be started for the submission any more."""
         claim = self.run_dir.read_claim(self.token)
-        return claim is not None and claim.is_revocation
+        return self.run_dir.stop_path(self.token).exists() or (claim is not None and claim.is_revocation)
 
     def open_attempts(self) -> list[AttemptRecord]:
         return [record for record in self.run_dir.read_attempts() if record.token == self.token and not record.ended]
@@ -159,7 +162,7 @@ class Job:
     def _evidence(self, run: _Run) -> Evidence:
         return Evidence(
             is_complete=run.run_dir.is_complete(),
-            is_stopped=run.run_dir.stop_path(run.token).exists() or run.is_revoked,
+            is_stopped=run.is_stopped,
             attempts=run.run_dir.read_attempts(self.manifest.reset_at.get(run.run_dir.path.name, 0.0)),
             status=run.run_dir.read_status(),
         )
@@ -172,6 +175,7 @@ class Job:
         if look is not None and look.state != "RUNNING":
             _say(f"the job is {look.state}; nothing more is started in it")
             self.is_ending = True
+        if self.is_ending or run.is_stopped:
             self._judge(run)
             return
         try:
@@ -209,6 +213,8 @@ class Job:
     def _meeting(self, run: _Run) -> srun.Meeting | None:
         if self.manifest.shape.nodes == 1:
             return None
+        from orchestrator.launch import network  # most jobs have one node, and start faster without
+
         interface = self.manifest.options.interface
         host = self.own.address() if interface is None else network.address_of_interface(interface)
         host = f"[{host}]" if ":" in host else host
@@ -239,9 +245,17 @@ class Job:
             run.hitches = 0
         self._judge(run)
         if run.step is Step.START and not is_new:
+            if code in _ENDED_BY_REQUEST:
+                self._record_hitch(run, "it was asked to stop", Cause.PREEMPTED)
+                return
+            look = self.own.look()
+            if look is not None and look.state != "RUNNING":
+                self.is_ending = True  # no step can be made in a job that SLURM is ending; the signal is on its way
+                self._judge(run)
+                return
             self._record_hitch(run, last_line(run.run_dir.path / "launcher.log") or "srun said nothing")
 
-    def _record_hitch(self, run: _Run, why: str) -> None:
+    def _record_hitch(self, run: _Run, why: str, cause: Cause = Cause.FAILED) -> None:
         """Account for a launcher that never came to begin, so that what always goes wrong comes to an end."""
         number, steps = open_attempt_dir(run.run_dir), saved_steps(run.run_dir)
         record = AttemptRecord(
@@ -253,7 +267,7 @@ class Job:
             started=time.time(),
             first_step=steps,
         )
-        self._close(run, record, Ending(Cause.FAILED, f"the launcher was not started: {why}"))
+        self._close(run, record, Ending(cause, f"the launcher did not begin: {why}"))
         run.postpone()
         self._judge(run)
 
@@ -269,6 +283,9 @@ class Job:
             return
         give_up_at, pause_s, refusals = time.monotonic() + _PATIENCE_S, 1.0, 0
         while time.monotonic() < give_up_at and refusals < _MAX_REFUSALS:
+            if all(run.is_stopped for run in self.runs if run.step is Step.REQUEUE):
+                _say("stopped on request")
+                return
             look = self.own.look()
             if look is not None and not look.is_requeue_ours:
                 _say(f"the job is {look.state} ({look.reason}); whether it starts again is not for it to say")
