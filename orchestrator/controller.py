@@ -326,7 +326,7 @@ def write_specs(configs: Mapping[RunDir, Mapping[str, Any]], origin: Mapping[str
             "protocols": _protocols(config),
             "provenance": origin,
         }
-        files[run_dir.spec_path] = atomic.json_bytes(spec)
+        files[run_dir.spec_path] = atomic.json_lines_bytes(spec)
     atomic.write_all(files)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,12 @@ def test_a_file_that_cannot_be_written_leaves_the_old_ones(tmp_path: Path) -> No
         atomic.write_all({**files, tmp_path / "missing" / "last.json": b"new"})
     assert {path.read_bytes() for path in files} == {b"old"}
     assert sorted(tmp_path.rglob("*")) == sorted(files)
+
+
+def test_an_object_with_a_line_for_each_part_is_the_same_json() -> None:
+    value = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}, 'g " h': "ü\n"}
+    written = atomic.json_lines_bytes(value)
+    assert json.loads(written) == value
+    assert b'    "c": [1, 2],\n' in written
+    with pytest.raises(ValueError, match="Out of range"):
+        atomic.json_lines_bytes({"a": {"b": math.nan}})
