@@ -39,8 +39,10 @@ _MANY_RUNS, _HANDFUL = 10_000, 20
 _SKEW_S = 5.0
 #: From here on, munge takes no credential of the other machine.
 _MUNGE_SKEW_S = 300.0
-#: Seconds that the job of the probe may wait in the queue and run.
+#: Seconds that the job of the probe may wait in the queue.
 PROBE_DEADLINE_S = 60.0
+#: Seconds that it may run: importing torch from a busy file system takes minutes.
+_RUN_S = 180.0
 #: A node of a shared file system may show a new file some seconds late.
 _FILE_LAG_S = 5.0
 
@@ -52,7 +54,7 @@ def check(
 
     Args:
         shape: what the jobs will occupy.
-        deadline_s: seconds to wait for the job that looks around on a node.
+        deadline_s: seconds that the job which looks around on a node may wait in the queue.
     """
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
@@ -159,6 +161,7 @@ class ProbeEnd:
         answer: None if it left none.
         log: the last line of its output; None if there is no log, which SLURM creates before anything runs.
         file_time_s: time of the answer by the file system's clock.
+        waited_s: seconds after which nobody waited for it any longer.
     """
 
     word: str
@@ -166,6 +169,7 @@ class ProbeEnd:
     answer: Answer | None = None
     log: str | None = None
     file_time_s: float = 0.0
+    waited_s: float = 0.0
 
 
 def send_probe(options: Slurm, shape: JobShape, workspace: Workspace, deadline_s: float) -> Iterator[Finding]:
@@ -188,7 +192,7 @@ def send_probe(options: Slurm, shape: JobShape, workspace: Workspace, deadline_s
                 # Complains if the job has ended, or SLURM has just gone: its time limit ends it then.
                 with suppress(CommandFailed):
                     commands.run("scancel", "--quiet", job_id)
-        yield from judge(end, question, workspace.path, shape.gpus, (began, time.time()), deadline_s)
+        yield from judge(end, question, workspace.path, shape.gpus, (began, time.time()))
 
 
 @contextmanager
@@ -241,19 +245,23 @@ def sbatch_arguments(options: Slurm, shape: JobShape, folder: Path) -> list[str]
 
 
 def _wait(job_id: str, folder: Path, deadline_s: float) -> ProbeEnd:
-    """Wait until the job has answered or ended."""
-    deadline, pause_s, word, reason = time.monotonic() + deadline_s, 0.1, "PENDING", ""
-    while time.monotonic() < deadline:
+    """Wait until the job has answered or ended, or has waited or run for too long."""
+    began, pause_s, has_run = time.monotonic(), 0.1, False
+    while True:
         if (answer := _read_answer(folder)) is not None:
             return answer
         lines = commands.run("squeue", "--noheader", "--states=all", "--format=%T|%r", f"--jobs={job_id}").split("\n")
         word, _, reason = lines[0].partition("|")
-        if not word or meaning(word).state is JobState.ENDED:
+        state = meaning(word).state
+        if not word or state is JobState.ENDED:
             return _last_look(word, folder)
+        if state is JobState.RUNNING and not has_run:
+            began, deadline_s, has_run = time.monotonic(), _RUN_S, True
+        if time.monotonic() > began + deadline_s:
+            return ProbeEnd(word, reason, waited_s=deadline_s)
         # Only SLURM knows, and it is not to be asked many times a second.
         time.sleep(pause_s)
         pause_s = min(2.0, pause_s * 1.5)
-    return ProbeEnd(word, reason)
 
 
 def _read_answer(folder: Path) -> ProbeEnd | None:
@@ -281,7 +289,7 @@ def _last_look(word: str, folder: Path) -> ProbeEnd:
 
 
 def judge(
-    end: ProbeEnd, question: str, workspace: Path, num_gpus: int, asked: tuple[float, float], deadline_s: float
+    end: ProbeEnd, question: str, workspace: Path, num_gpus: int, asked: tuple[float, float]
 ) -> Iterator[Finding]:
     """What the end of the job means. Pure.
 
@@ -297,7 +305,7 @@ def judge(
         yield Finding(
             "probe job",
             Verdict.WARNING,
-            f"is still {end.word.lower()} after {deadline_s:.0f} s ({end.reason or 'no reason given'}): nothing is "
+            f"is still {end.word.lower()} after {end.waited_s:.0f} s ({end.reason or 'no reason given'}): nothing is "
             "known of the compute nodes; ask again when the queue is shorter",
         )
         return

@@ -33,7 +33,7 @@ GOOD = ProbeEnd("COMPLETED", answer=ANSWER, file_time_s=NOW)
 
 def findings(end: ProbeEnd, num_gpus: int = 0) -> dict[str, Finding]:
     """What is found, by subject."""
-    return {finding.subject: finding for finding in judge(end, "q", Path("/ws"), num_gpus, ASKED, 60)}
+    return {finding.subject: finding for finding in judge(end, "q", Path("/ws"), num_gpus, ASKED)}
 
 
 def test_a_node_as_it_should_be() -> None:
@@ -45,8 +45,13 @@ def test_a_node_as_it_should_be() -> None:
 @pytest.mark.parametrize(
     ("end", "subject", "verdict", "words"),
     [
-        (ProbeEnd("PENDING", "Resources"), "probe job", Verdict.WARNING, "still pending after 60 s (Resources)"),
-        (ProbeEnd("RUNNING"), "probe job", Verdict.WARNING, "still running after 60 s"),
+        (
+            ProbeEnd("PENDING", "Resources", waited_s=60),
+            "probe job",
+            Verdict.WARNING,
+            "still pending after 60 s (Resources)",
+        ),
+        (ProbeEnd("RUNNING", waited_s=180), "probe job", Verdict.WARNING, "still running after 180 s"),
         (ProbeEnd("FAILED", log="no such python"), "probe job", Verdict.WRONG, "no such python"),
         (ProbeEnd("FAILED"), "workspace on nodes", Verdict.WRONG, "does not see /ws"),
         (ProbeEnd(""), "workspace on nodes", Verdict.WRONG, "does not see /ws"),
