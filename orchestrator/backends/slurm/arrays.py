@@ -149,8 +149,8 @@ def count_elements(tasks: str) -> tuple[int, int | None]:
     count = 0
     for part in listed.split(","):
         bounds, _, step = part.partition(":")
-        first, _, last = bounds.partition("-")
-        count += len(range(int(first), int(last or first) + 1, int(step or 1)))
+        first, dash, last = bounds.partition("-")
+        count += len(range(int(first), int(last if dash else first) + 1, int(step or 1)))
     return count, int(throttle) if throttle else None
 
 
