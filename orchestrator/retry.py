@@ -59,7 +59,7 @@ def ending_of(attempt: AttemptRecord | None, status: Status | None, seen: Ending
     if attempt is None:
         if seen is not None:
             return seen
-        return Ending(Cause.FAILED, "the launcher ended before it began; see launcher.log in the run directory")
+        return Ending(Cause.FAILED, "the launcher ended before it began; `sweep logs RUN --job` shows why")
     is_ours = status is not None and status.attempt == attempt.number
     reason = status.reason if status is not None and is_ours and status.phase is Phase.STOPPED else None
     if attempt.ended is not None:

@@ -119,7 +119,7 @@ def run_file(asked: Asked, workspace: str | None) -> int:
         collecting.finish(console)
     console.print(display.summary_line(snapshot))
     if is_interrupted:
-        console.print(f"stopped, every run's state is saved; `sweep run {asked.file}` goes on", style="yellow")
+        console.print("stopped, every run's state is saved; the same command goes on", style="yellow")
         return 130
     _print_troubles(console, snapshot)
     make_report(session, experiment.name, None, console)
