@@ -10,7 +10,9 @@ import hashlib
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -52,11 +54,11 @@ def drill(target: str | None, asked: Asked, workspace_option: str | None, *, by:
         InputError, EnvironmentProblem: it cannot be carried out as asked.
     """
     workspace = find_workspace(workspace_option)
-    sections = {} if target is None else _sections_of(target, asked, workspace)
-    folder = workspace.path / "drills" / time.strftime("%Y%m%d-%H%M%S")
+    text = file_text(target, asked.site, workspace)
+    folder = workspace.path / "drills" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     file = folder / "drill.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(_file_text(sections))
+    folder.mkdir(parents=True)
+    file.write_text(text)
     # What was taken from the target stands in the file now, with what the site said below it.
     site = asked.site if target is None else None
     try:
@@ -71,18 +73,20 @@ def drill(target: str | None, asked: Asked, workspace_option: str | None, *, by:
         raise
     console = Console(stderr=True, highlight=False) if as_json else display.console()
     console.print(f"drill in {folder}, backend {name}", soft_wrap=True)
-    reference, disturbed = (
-        _Copy(title, experiment, open_session(str(folder / title))) for title in ("reference", "disturbed")
-    )
-    copies = (reference, disturbed)
-    rehearsal = _Rehearsal(reference, disturbed, disturbances, console)
+    copies: list[_Copy] = []
     try:
+        for title in ("reference", "disturbed"):
+            copies.append(_Copy(title, experiment, open_session(str(folder / title))))
+        reference, disturbed = copies
+        rehearsal = _Rehearsal(reference, disturbed, disturbances, console)
         rehearsal.carry_out()
     except KeyboardInterrupt:
-        for copy in copies:
-            copy.cancel()
+        _cancel(copies)
         console.print("interrupted; the drill's jobs are cancelled", style="yellow")
         return 130
+    except OrchestratorError:
+        _cancel(copies)
+        raise
     failed = [copy for copy in copies if copy.state is not RunState.COMPLETED]
     checks = [
         Check(f"{copy.title} completed", False, f"{copy.state}: {copy.row.reason}; {copy.hint}") for copy in failed
@@ -107,20 +111,36 @@ def drill(target: str | None, asked: Asked, workspace_option: str | None, *, by:
     return 0 if is_proven else 1
 
 
-def _sections_of(target: str, asked: Asked, workspace: Workspace) -> dict[str, object]:
+def _cancel(copies: Sequence[_Copy]) -> None:
+    for copy in copies:
+        with suppress(OrchestratorError):  # what went wrong first is what the user must hear
+            copy.cancel()
+
+
+def file_text(target: str | None, site: Path | None, workspace: Workspace) -> str:
+    """The drill's experiment file: its own run, with resources, backend and retries of the target.
+
+    Args:
+        target: an experiment of the workspace, or a file; None leaves these sections to the site profile.
+        site: the profile that a file stands on.
+
+    Raises:
+        InputError: there is no such experiment, or the file is not valid.
+    """
+    sections = {} if target is None else _sections_of(target, site, workspace)
+    # JSON is YAML; only the sign for environment variables must be written twice.
+    lines = [f"{name}: {json.dumps(value)}\n".replace("${", "$${") for name, value in sections.items()]
+    return "".join([resources.files(__package__).joinpath("drill.yaml").read_text(), *lines])
+
+
+def _sections_of(target: str, site: Path | None, workspace: Workspace) -> dict[str, object]:
     if Path(target).suffix in (".yaml", ".yml"):
-        settings = Asked(Path(target), site=asked.site).load().options.model_dump(mode="json", exclude_unset=True)
+        settings = Asked(Path(target), site=site).load().options.model_dump(mode="json", exclude_unset=True)
     elif workspace.ledger_path.exists():
         settings = dict(open_session(str(workspace.path)).ledger.experiment(target).settings)
     else:
         raise InputError(f"no experiment named {target!r} in {workspace.path}; give a file (.yaml), or no name at all")
     return {name: settings[name] for name in _SECTIONS if name in settings}
-
-
-def _file_text(sections: dict[str, object]) -> str:
-    """The drill's experiment file. JSON is YAML; only the sign for environment variables must be written twice."""
-    lines = [f"{name}: {json.dumps(value)}\n".replace("${", "$${") for name, value in sections.items()]
-    return "".join([resources.files(__package__).joinpath("drill.yaml").read_text(), *lines])
 
 
 class _Copy:
@@ -293,7 +313,11 @@ class _Rehearsal:
         disturbance = self._waiting.pop(0)
         self._tell(f"step {step} of {total} on {', '.join(record.hosts)}: {disturbance.sentence}")
         at = time.monotonic()
-        self._open = _Open(disturbance, attempt, at, self._run.disturb(disturbance), step)
+        try:
+            fired = self._run.disturb(disturbance)
+        except EnvironmentProblem as problem:
+            raise EnvironmentProblem(f"--by {disturbance.name}: {problem}; `--by` chooses another way") from problem
+        self._open = _Open(disturbance, attempt, at, fired, step)
 
     def _undo_if_ended(self) -> None:
         if self._open is None:
