@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from dataclasses import replace
 
@@ -39,3 +40,23 @@ def close_attempt(
     )
     atomic.write_json(run_dir.attempt_path(record.number), closed.to_json())
     return closed
+
+
+def wait_for_writer(run_dir: RunDir, timeout_s: float) -> bool:
+    """Wait until no trainer of a killed launcher writes any more: it checkpoints before it ends. False if it goes on.
+
+    Where the file system knows no locks there is nothing to wait for.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        with run_dir.lock_path.open("rb") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    return True
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        return False
+                time.sleep(0.1)  # the kernel wakes waiters for a lock, but not after a time
+    except OSError:
+        return True

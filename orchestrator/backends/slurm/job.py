@@ -27,7 +27,7 @@ from orchestrator.backends.slurm.manifest import Manifest
 from orchestrator.backends.slurm.own_job import OwnJob
 from orchestrator.backends.slurm.verdict import Evidence, Step, exit_code, next_step
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.launch.attempts import close_attempt, open_attempt_dir
+from orchestrator.launch.attempts import close_attempt, open_attempt_dir, wait_for_writer
 from orchestrator.launch.outcome import EXIT_FAILED, last_line, saved_steps
 from orchestrator.retry import Ending, ending_of
 from orchestrator.state import Cause
@@ -238,7 +238,10 @@ class Job:
     def _ended(self, run: _Run, code: int) -> None:
         run.process = None
         _say(f"{run.token}: srun ended with exit code {code}")
-        for record in run.open_attempts():
+        left_open = run.open_attempts()
+        if left_open:
+            wait_for_writer(run.run_dir, self.manifest.options.grace_s)
+        for record in left_open:
             self._close(run, record, ending_of(record, run.run_dir.read_status()))
         is_new = set(run.run_dir.attempt_numbers()) - set(run.known_attempts)
         if is_new:
