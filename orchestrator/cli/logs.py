@@ -130,6 +130,9 @@ def _log(run_dir: RunDir, attempt: int, rank: int) -> Path:
     fallback = run_dir.launcher_log_path(attempt)
     if rank == 0 and fallback.exists():
         return fallback
+    record = run_dir.read_attempt(attempt)
+    if rank == 0 and record is not None and record.detail:
+        raise InputError(f"attempt {attempt} has printed nothing: {record.detail}; `--job` shows what its job printed")
     raise InputError(f"attempt {attempt} has no output of rank {rank} ({path} does not exist)")
 
 

@@ -191,6 +191,16 @@ def test_another_rank(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
         site.print(rank=4)
 
 
+def test_an_attempt_whose_launcher_never_began_says_why(site: Site) -> None:
+    site.begin(1)
+    record = site.run_dir.read_attempt(1)
+    assert record is not None
+    closed = replace(record, ended=2.0, cause="failed", detail="the launcher was not started: no image")
+    atomic.write_json(site.run_dir.attempt_path(1), closed.to_json())
+    with pytest.raises(InputError, match="attempt 1 has printed nothing: the launcher was not started: no image"):
+        site.print()
+
+
 def test_what_has_not_begun_has_printed_nothing(site: Site) -> None:
     site.session.controller.observe("one")
     with pytest.raises(InputError, match=r"has not started yet \(state: queued\)"):
