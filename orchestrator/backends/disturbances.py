@@ -83,7 +83,12 @@ def _signal_steps(job: Job) -> Fired:
 
 
 def _kill_steps(job: Job) -> Fired:
-    commands.run("scancel", "--signal=KILL", job.job_id)
+    # SIGKILL to the job itself would cancel it, so each of its steps is named.
+    listing = commands.run("squeue", "--steps", "--noheader", f"--jobs={job.job_id}", "--format=%i")
+    steps = [name for name in listing.split() if name.rpartition(".")[2].isdigit()]
+    if not steps:
+        raise EnvironmentProblem(f"job {job.job_id} has no steps that run")
+    commands.run("scancel", "--signal=KILL", *steps)
     return Fired(is_graceful=False)
 
 
