@@ -22,16 +22,16 @@ from tests.integration.slurm.cluster import Cluster
 from trainers.config import SCHEMA_VERSION, RunConfig
 from trainers.rundir import AttemptRecord, RunDir
 
-#: 60 epochs of 3 steps: some 10 s on one core, and time enough to disturb it.
-TOTAL_STEPS = 180
-CHANGES: dict[str, Any] = {"epochs": 60, "batch_size": 32, "learning_rate": 0.06}
+#: 100 epochs of 3 steps: some 10 s on one core, and time enough to disturb it.
+TOTAL_STEPS = 300
+TRAIN: dict[str, Any] = {"epochs": 100, "batch_size": 32, "learning_rate": 0.06}
 
 
 def write_run(workspace: Path, number: int = 0) -> RunDir:
     """The run of these tests in a workspace; ``number`` is its seed."""
     run_id = f"{number:012x}"
-    evaluate = {"knn": {"k": [5], "bank": "train", "every_epochs": 20}}
-    config = {**json.loads(json.dumps(TINY)), "train": CHANGES, "evaluate": evaluate, "seed": number}
+    evaluate = {"knn": {"k": [5], "bank": "train", "every_epochs": 50}}
+    config = {**json.loads(json.dumps(TINY)), "train": TRAIN, "evaluate": evaluate, "seed": number}
     run_dir = RunDir(workspace / "runs" / run_id)
     run_dir.path.mkdir(parents=True)
     spec = {

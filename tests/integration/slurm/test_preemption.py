@@ -117,7 +117,7 @@ def test_requeued_by_hand_held_and_suspended(
     job.wait_for_step(job.step() + 3, attempt=2)
     cluster.run("scontrol", "requeuehold", job.job_id)
     cluster.wait_for(lambda: job.state() == "PENDING" and len(job.causes()) == 2 and job.causes()[1])
-    assert "Held" in cluster.job_field(job.job_id, "Reason")
+    assert "held" in cluster.run("squeue", "-h", "-j", job.job_id, "-o", "%r")
     cluster.run("scontrol", "release", job.job_id)
 
     assert_went_on(job, ["preempted", "preempted", "done"], undisturbed, numbers_of)
