@@ -48,6 +48,10 @@ def loaded_after(statement: str) -> set[str]:
         ("import orchestrator.cli.main", {"pydantic", "sqlalchemy", "yaml", "numpy", "mlflow", "torch", "ray"}),
         ("import orchestrator.cli.commands", {"mlflow", "matplotlib", "jinja2", "torch", "ray", "sklearn", "pandas"}),
         ("import orchestrator.launch.__main__", {"mlflow", "sqlalchemy", "pydantic", "yaml", "torch", "ray", "rich"}),
+        (
+            "import orchestrator.backends.slurm.job",
+            {"pydantic", "yaml", "torch", "submitit", "sqlalchemy", "psutil", "rich"},
+        ),
         ("import trainers.config, trainers.rundir", {"torch", "numpy", "mlflow", "orchestrator"}),
         ("import trainers.data", {"torch", "torchvision", "sklearn"}),
         ("import trainers.train", {"torchvision", "torch._dynamo", "sympy", "sklearn", "mlflow", "ray"}),
