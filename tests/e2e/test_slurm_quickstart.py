@@ -123,7 +123,7 @@ Disturbance = Callable[[Cluster, Sweep, random.Random], None]
         pytest.param(
             (),
             [preempt, preempt, kill_controller, preempt, kill_node] * 6,
-            marks=[pytest.mark.soak, pytest.mark.timeout(5400)],
+            marks=[pytest.mark.soak, pytest.mark.timeout(7200)],
         ),
     ],
     ids=["small", "whole"],
@@ -137,7 +137,7 @@ def test_a_disturbed_sweep_has_the_numbers_of_an_undisturbed_one(
 ) -> None:
     options = tuple(part for setting in settings for part in ("--set", setting))
     with ended_at_last(Sweep(tmp_path / "undisturbed", (*options, "--backend=local"))) as undisturbed:
-        assert undisturbed.process.wait(timeout=900) == 0, undisturbed.output()
+        assert undisturbed.process.wait(timeout=3600) == 0, undisturbed.output()
     rng, started = random.Random(4), time.monotonic()
     disturbed_options = (*options, "--backend=slurm", "--set", "backend.grace_s=5")
     with ended_at_last(Sweep(tmp_path / "disturbed", disturbed_options, cluster.environment())) as disturbed:
@@ -148,7 +148,7 @@ def test_a_disturbed_sweep_has_the_numbers_of_an_undisturbed_one(
                 break
             disturb(cluster, disturbed, rng)
             happened[disturb.__name__] += 1
-        assert disturbed.process.wait(timeout=1800) == 0, disturbed.output()
+        assert disturbed.process.wait(timeout=3600) == 0, disturbed.output()
 
     attempts = [record for run_dir in disturbed.run_dirs() for record in run_dir.read_attempts()]
     causes = Counter(record.cause for record in attempts)

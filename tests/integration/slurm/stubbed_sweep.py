@@ -121,7 +121,9 @@ class StubbedSweep:
             for earlier, later in pairwise(attempts):
                 assert earlier.ended is not None and earlier.ended <= later.started, (run_id, earlier, later)
         # Accounting learns of an end a moment after slurmctld.
-        self.cluster.wait_for(lambda: not any("RUNNING" in found for found in self.states_of_elements().values()))
+        self.cluster.wait_for(
+            lambda: all({"PENDING", "RUNNING"}.isdisjoint(found) for found in self.states_of_elements().values())
+        )
         completed = {run: found.count("COMPLETED") for run, found in self.states_of_elements().items()}
         assert set(completed.values()) == {1}, duplicates(completed)
 
