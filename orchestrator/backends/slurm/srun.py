@@ -133,8 +133,11 @@ def _data_folders(config: Mapping[str, Any]) -> list[str]:
 
 
 def stop_after(left_s: float | None, grace_s: int) -> float | None:
-    """Seconds that a run may go on for, if it is to checkpoint within ``grace_s`` before the time limit."""
+    """Seconds that a run may go on for, if it is to checkpoint within ``grace_s`` before the time limit.
+
+    A grace that is longer than the limit leaves a tenth of the time for work.
+    """
     if left_s is None:
         return None
     margin_s = min(10.0, left_s / 5)
-    return max(left_s - grace_s - margin_s, left_s / 5)
+    return max(left_s - grace_s - margin_s, left_s / 10)

@@ -81,7 +81,7 @@ def test_preempted_by_the_users_signal(
 
 
 def test_time_limit(cluster: Cluster, workspace: Path, undisturbed: RunDir, numbers_of: NumbersOf) -> None:
-    # A minute is SLURM's shortest limit; the grace of 50 s leaves 12 s of it for training.
+    # A minute is SLURM's shortest limit; the grace of 50 s leaves 6 s of it for training.
     job = submit(cluster, workspace, time_s=60, grace_s=50)
 
     cluster.wait_for(lambda: job.causes()[:1] == ["timeout"], timeout_s=60)
