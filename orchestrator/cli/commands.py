@@ -235,7 +235,7 @@ def _carry_on(session: Session, name: str) -> Snapshot:
                 stderr=log,
                 start_new_session=True,
             )
-    return snapshot
+    return snapshot if backend.needs_controller else session.controller.observe(name)
 
 
 def _state_counts(snapshot: Snapshot) -> dict[str, int]:
@@ -243,8 +243,14 @@ def _state_counts(snapshot: Snapshot) -> dict[str, int]:
 
 
 def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
-    """``sweep status``: what the ledger and the run directories say now; no scheduler is asked, nothing changes."""
-    snapshot = session.controller.snapshot(find_experiment(session, name))
+    """``sweep status``: where the runs are now; nothing is started or stopped.
+
+    A scheduler that carries jobs on by itself is asked, because no controller may have looked for days.
+    """
+    found = find_experiment(session, name)
+    snapshot = session.controller.snapshot(found)
+    if not session.controller.backend(snapshot.experiment.settings["backend"]["name"]).needs_controller:
+        snapshot = session.controller.observe(found)
     if as_json:
         display.print_json(
             {
@@ -262,14 +268,11 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
 
 
 def _print_hints(console: Console, session: Session, snapshot: Snapshot) -> None:
-    """What the table cannot tell: which host fails, and where to see why runs wait."""
+    """What the table cannot tell: which host fails."""
     troubled = [run for run in snapshot.runs if run.state in _TROUBLED][:_MAX_READ_RUNS]
     attempts = [attempt for run in troubled for attempt in session.workspace.run_dir(run.run_id).read_attempts()]
     for host in suspect_hosts(attempts)[:_MAX_NAMED_HOSTS]:
         console.print(f"{host.sentence}; backend.exclude leaves a node out", style="yellow", soft_wrap=True)
-    if any(run.state is RunState.QUEUED for run in snapshot.runs):
-        name = snapshot.experiment.name
-        console.print(f"`sweep watch {name}` asks the scheduler, and says why runs wait", style="dim")
 
 
 def _run_json(session: Session, snapshot: Snapshot, run: RunRow) -> dict[str, Any]:

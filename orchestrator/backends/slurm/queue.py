@@ -29,6 +29,8 @@ Element = tuple[str, int]
 #: The name comes last: it is the only field whose text is not SLURM's own.
 _SQUEUE_FORMAT = "%i|%T|%S|%e|%r|%j"
 _SACCT_FORMAT = "JobID,State,ExitCode,JobName"
+#: A start that lies further ahead is no expectation.
+_FORESEEABLE_S = 90 * 86400.0
 #: Seconds after its end, by squeue, from which no requeue of a job follows any more.
 _SETTLED_S = 60.0
 #: Clocks of the cluster and of this machine may differ, and jobs are recorded some seconds late.
@@ -364,7 +366,9 @@ _REASONS = {
 def waiting_note(line: Line, job_id: str, now: float) -> str:
     """Why a job waits and when it is expected to start, for people; empty if SLURM gives no reason yet."""
     word, _, more = line.reason.partition(",")
-    expected = _clock_time(line.start, now) if line.start is not None else ""
+    # Where a job without a time limit is in the way, SLURM expects the start in a year.
+    is_expected = line.start is not None and line.start < now + _FORESEEABLE_S
+    expected = _clock_time(line.start, now) if line.start is not None and is_expected else ""
     if word == "BeginTime":
         return f"starts again at {expected} (BeginTime)" if expected else "waits for its start time (BeginTime)"
     if word in _REASONS:

@@ -81,7 +81,7 @@ def test_watch_says_why_a_run_waits_and_cancel_takes_it_back(user: User) -> None
     assert "held; `scontrol release" in line
     watching.send_signal(signal.SIGINT)
     assert watching.wait(30) == 130
-    assert "asks the scheduler" in user.sweep("status", "x")
+    assert "held; `scontrol" in user.sweep("status", "x")
     printed = user.sweep("cancel", "x")
     assert printed.startswith("1 jobs are asked to save")
     assert printed.splitlines()[-1] == "x  1 runs: 1 cancelled"

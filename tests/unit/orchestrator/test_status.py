@@ -53,7 +53,6 @@ def test_status_names_the_host_that_fails_over_all_runs(session: Session, capsys
     show_status(session, "two", as_json=False)
     printed = capsys.readouterr().out
     assert "2 of 2 attempts on n3 failed; elsewhere 0 of 1; backend.exclude leaves a node out" in printed
-    assert "`sweep watch two` asks the scheduler, and says why runs wait" in printed
 
 
 def test_show_tells_the_living_job_and_how_attempts_ended(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
