@@ -125,12 +125,18 @@ class StubbedSweep:
             lambda: all({"PENDING", "RUNNING"}.isdisjoint(found) for found in self.states_of_elements().values())
         )
         completed = {run: found.count("COMPLETED") for run, found in self.states_of_elements().items()}
-        assert set(completed.values()) == {1}, duplicates(completed)
+        # An element that was in vain also ends well, if it finds that there is nothing to do any more.
+        assert min(completed.values()) >= 1, completed
 
     def assert_no_job_was_in_vain(self) -> None:
-        """Every run had exactly one element, which was started once."""
-        starts = {run: len(states) for run, states in self.states_of_elements("--duplicates").items()}
-        assert set(starts.values()) == {1}, f"{duplicates(starts)}\n{self.output()}"
+        """Every run had exactly one element, which was started once and ended well."""
+        states = self.states_of_elements("--duplicates")
+        assert all(found == ["COMPLETED"] for found in states.values()), f"{states}\n{self.output()}"
+
+    def assert_each_run_had_one_job(self) -> None:
+        """Every run had exactly one element, however often that was requeued, and it ended well."""
+        states = self.states_of_elements()
+        assert all(found == ["COMPLETED"] for found in states.values()), f"{states}\n{self.output()}"
 
 
 def duplicates(counts: Mapping[str, int]) -> dict[str, int]:

@@ -46,6 +46,7 @@ def test_preemption_at_random_loses_and_doubles_nothing(
     with urgent_jobs(cluster, preemptions):
         assert wait_for_all([sweep.watch()], timeout_s) == [0], sweep.output()
     sweep.assert_each_run_was_done_once(runs)
+    sweep.assert_each_run_had_one_job()
     causes = Counter(record.cause for records in sweep.attempts().values() for record in records)
     print(f"{runs} runs, attempts: {dict(causes)}")
     assert causes[Cause.PREEMPTED] >= 1
