@@ -270,7 +270,7 @@ class Job:
             started=time.time(),
             first_step=steps,
         )
-        self._close(run, record, Ending(cause, f"the launcher did not begin: {why}"))
+        self._close(run, record, Ending(cause, f"the launcher was not started: {why}"))
         run.postpone()
         self._judge(run)
 

@@ -221,7 +221,7 @@ def test_what_never_makes_a_step_is_given_up(cluster: Cluster, workspace: Path) 
     assert cluster.job_field(job.job_id, "ExitCode") == "1:0"
     assert job.causes() == ["failed", "failed"]
     assert "2 attempts in a row brought no new step" in job.log()
-    assert "the launcher did not begin" in job.attempts()[0].detail
+    assert "the launcher was not started" in job.attempts()[0].detail
 
 
 def test_runs_that_share_a_job_are_runs_of_their_own(
