@@ -85,7 +85,7 @@ class RunSpec:
     @classmethod
     def of(cls, config: RunConfig, provenance: Mapping[str, Any], folder: Path) -> Self:
         """The spec of ``config``, with relative paths taken from ``folder``."""
-        return cls(run_id(config), _with_absolute_paths(config, folder), provenance)
+        return cls(run_id(config), with_absolute_paths(config, folder), provenance)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -110,7 +110,7 @@ class RunSpec:
         return cls(value["run_id"], RunConfig.model_validate(value["config"]), value.get("provenance", {}))
 
 
-def _with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
+def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     """``config`` with relative paths taken from ``folder``. Links are kept: where they lead may differ by node."""
 
     def absolute(path: str) -> str:

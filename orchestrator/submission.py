@@ -19,7 +19,7 @@ from orchestrator.controller import Controller, job_shape
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.experiment import Cell, Experiment
 from orchestrator.ledger import JobRow, Ledger, NewRun
-from orchestrator.spec import RunSpec, provenance
+from orchestrator.spec import RunSpec, provenance, with_absolute_paths
 from orchestrator.state import RunState
 from orchestrator.workspace import Workspace
 from trainers.config import Balanced, Data, Full, ListFile, LongTailed, RunConfig
@@ -139,7 +139,7 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
                 run_id=cell.run_id,
                 position=position,
                 axes=cell.axes,
-                config=RunSpec.of(cell.config, origin, folder).to_json()["config"],
+                config=with_absolute_paths(cell.config, folder).model_dump(mode="json"),
                 resources=cell.resources.model_dump(mode="json"),
             )
             for position, cell in enumerate(cells)
