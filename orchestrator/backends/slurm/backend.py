@@ -110,12 +110,12 @@ class SlurmBackend:
 
     def render(self, request: JobRequest, terms: Terms) -> str:
         array = Array(request.shape, ((request,),))
-        return self._script(self._manifest(array, 0, terms, throttle=None), array, _options(terms), None)
+        return self._script(self._manifest(array, 0, terms), array, _options(terms), None)
 
     def _arrays(self, requests: Sequence[JobRequest], options: Slurm) -> list[Array]:
         return arrays_of(requests, runs_per_job=options.runs_per_job, max_elements=max(1, self._facts().max_elements()))
 
-    def _manifest(self, array: Array, number: int, terms: Terms, throttle: int | None) -> Manifest:
+    def _manifest(self, array: Array, number: int, terms: Terms) -> Manifest:
         options = _options(terms)
         return Manifest(
             workspace=self.workspace,
@@ -127,7 +127,6 @@ class SlurmBackend:
             budgets=RetryBudgets(
                 {cause.value: terms.retries.budget(cause) for cause in Cause}, terms.retries.without_progress
             ),
-            is_throttled=throttle is not None,
             elements=tuple(tuple(request.token for request in element) for element in array.elements),
             reset_at={request.run_id: request.reset_at for request in array.requests if request.reset_at},
             created=time.time(),
@@ -184,7 +183,7 @@ class SlurmBackend:
         while True:
             size = len(array.elements)
             throttle = share if share < size else None
-            manifest = self._manifest(array, number, terms, throttle)
+            manifest = self._manifest(array, number, terms)
             manifest.write()
             manifest.log_dir.mkdir(exist_ok=True)
             script_path = manifest.path.with_suffix(".sh")

@@ -142,7 +142,7 @@ class Job:
 
     def _go_first(self) -> None:
         """From now on, let a requeue of this element come before the elements that never started."""
-        if self.manifest.is_throttled:
+        if len(self.manifest.elements) > 1:
             try:
                 self.own.clear_nice()
             except CommandFailed as failure:

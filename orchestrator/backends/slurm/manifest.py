@@ -73,8 +73,6 @@ class Manifest:
         submission: common to the arrays that are submitted together, and the end of every token in them.
         number: of the array within its submission, from 0.
         shape: what each run occupies.
-        is_throttled: fewer elements may run than there are, so that one that is requeued must overtake those that
-            never started.
         elements: tokens of the runs that each element carries out side by side.
         reset_at: run id -> seconds since the Unix epoch, before which attempts count against no budget; without those
             for which all count.
@@ -89,7 +87,6 @@ class Manifest:
     shape: JobShape
     options: JobOptions
     budgets: RetryBudgets
-    is_throttled: bool
     elements: tuple[tuple[str, ...], ...]
     reset_at: Mapping[str, float] = field(default_factory=dict)
     created: float = 0.0
@@ -145,7 +142,6 @@ class Manifest:
             "shape": asdict(self.shape),
             "options": asdict(self.options),
             "budgets": {"restarts": dict(self.budgets.restarts), "without_progress": self.budgets.without_progress},
-            "is_throttled": self.is_throttled,
             "elements": [[run_id_of(token) for token in tokens] for tokens in self.elements],
             "reset_at": dict(self.reset_at),
             "created": self.created,
@@ -178,7 +174,6 @@ class Manifest:
             shape=JobShape(**value["shape"]),
             options=options,
             budgets=RetryBudgets(**value["budgets"]),
-            is_throttled=value["is_throttled"],
             elements=tuple(
                 tuple(f"{run_id}-{value['submission']}" for run_id in run_ids) for run_ids in value["elements"]
             ),

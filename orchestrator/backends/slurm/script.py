@@ -24,9 +24,11 @@ from orchestrator.backends.slurm.commands import CommandFailed
 from orchestrator.backends.slurm.manifest import Manifest
 from orchestrator.experiment.schema import Slurm
 
-#: Priority that the elements of a throttled array give up. A requeued one takes it back, and overtakes those that
-#: never started; without it the throttle lets them go first.
-WAITING_NICE = 100
+#: Priority that the elements of an array give up while they wait for the first time. Each takes it back as soon as it
+#: has started, so that it overtakes, when it is requeued, those that never started; otherwise it would start after all
+#: of them. Among equals 1 is enough. Where only a throttle lets them wait, they grow older than the requeued one.
+WAITING_NICE = 1
+THROTTLED_NICE = 100
 #: Seconds that sbatch has. It retries by itself for two minutes when slurmctld is too busy to take jobs.
 _SBATCH_TIMEOUT_S = 150.0
 #: The longest time before the limit at which SLURM can send a signal.
@@ -105,8 +107,8 @@ def _parameters(manifest: Manifest, shape: JobShape, options: Slurm, throttle: i
     }
     if options.reservation is not None:
         other["reservation"] = options.reservation
-    if throttle is not None:
-        other["nice"] = WAITING_NICE
+    if len(manifest.elements) > 1:
+        other["nice"] = THROTTLED_NICE if throttle is not None else WAITING_NICE
     for option, value in options.sbatch.items():
         name = option.replace("-", "_")
         (named if name in named else other)[name if name in named else option] = value or True

@@ -155,7 +155,6 @@ def submit(
         shape=shape,
         options=JobOptions(python=sys.executable, grace_s=grace_s, requeue=True),
         budgets=retries or budgets(),
-        is_throttled=False,
         elements=(tokens,),
     )
     slurm = Slurm(grace_s=grace_s, sbatch=options)

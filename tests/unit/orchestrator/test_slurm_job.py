@@ -163,7 +163,6 @@ MANIFEST = Manifest(
     shape=JobShape(processes=2, cpus=8, gpus=2),
     options=JobOptions(python=sys.executable, grace_s=30, requeue=True),
     budgets=BUDGETS,
-    is_throttled=False,
     elements=((TOKEN,),),
 )
 STEP = [

@@ -111,8 +111,9 @@ class TestScript:
         asked = flags(rendered(options))
         assert (asked["--partition"], asked["--comment"], asked["--mail-user"]) == ("q", "b", "me")
 
-    def test_a_throttled_array_lets_what_is_requeued_go_first(self) -> None:
-        manifest = replace(_manifest(), is_throttled=True)
+    def test_elements_that_wait_let_what_is_requeued_go_first(self) -> None:
+        manifest = _manifest()
+        assert flags(batch_script(manifest, JobShape(), Slurm(), throttle=None))["--nice"] == "1"
         asked = flags(batch_script(manifest, JobShape(), Slurm(), throttle=1))
         assert (asked["--array"], asked["--nice"]) == ("0-1%1", "100")
         asked = flags(batch_script(manifest, JobShape(), Slurm(sbatch={"nice": "7"}), throttle=1))
