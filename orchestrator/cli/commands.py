@@ -215,9 +215,11 @@ def submit_file(asked: Asked, workspace: str | None, *, as_json: bool) -> None:
 def _carry_on(session: Session, name: str) -> Snapshot:
     """Reconcile once; leave a controller in the background where jobs remain that only start while one lives."""
     snapshot = session.controller.step(name)
-    backend = session.controller.backend(snapshot.experiment.settings["backend"]["name"])
+    options = snapshot.experiment.settings["backend"]
+    backend = session.controller.backend(options["name"])
     has_more = any(run.state in READY for run in snapshot.runs)  # for which there was no room
-    if (backend.needs_controller or has_more) and not snapshot.is_settled:
+    is_carried_on = not backend.needs_controller and options.get("requeue", True)
+    if (has_more or not is_carried_on) and not snapshot.is_settled:
         log_path = session.workspace.controller_log_path(name)
         log_path.parent.mkdir(exist_ok=True)
         with log_path.open("ab") as log:
