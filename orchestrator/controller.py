@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,17 +159,13 @@ class Controller:
         records = RunDir(self._path(job)).read_attempts(since=reset_at)
         earlier = [record for record in records if evidence.attempt is None or record.number < evidence.attempt.number]
         jobs = {row.token: row for row in jobs_of_run}
-        # A job that is requeued has several attempts; what the user stopped is its last.
-        last = {record.token: record.number for record in records}
-        stopped = {last[token] for token, row in jobs.items() if row.stop_requested and token in last}
-        dated = [
-            (record.started, replace(ended, stop_requested=record.number in stopped))
-            for record, ended in zip(earlier, past(earlier), strict=True)
-        ]
+        stopped = {token for token, row in jobs.items() if row.stop_requested}
+        dated = [(record.started, ended) for record, ended in zip(earlier, past(earlier, stopped), strict=True)]
+        begun = {record.token for record in records}
         dated += [
             (row.created, EndedAttempt(Cause(row.cause), 0, 0, row.stop_requested))
             for row in jobs.values()
-            if row.token not in last and row.created >= reset_at and row.cause not in ("", Cause.LOST, Cause.CANCELLED)
+            if row.token not in begun and row.created >= reset_at and row.cause not in ("", Cause.LOST, Cause.CANCELLED)
         ]
         return [ended for _, ended in sorted(dated, key=lambda entry: entry[0])]
 

@@ -5,7 +5,7 @@ The controller decides by it, and so do jobs that must go on while no controller
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,11 +41,13 @@ class Ending:
     Attributes:
         detail: one sentence for the user.
         is_permanent: whether another attempt would end in the same way.
+        moment: seconds since the Unix epoch; None where nobody noted it.
     """
 
     cause: Cause
     detail: str
     is_permanent: bool = False
+    moment: float | None = None
 
 
 def ending_of(attempt: AttemptRecord | None, status: Status | None, seen: Ending | None = None) -> Ending:
@@ -83,10 +85,21 @@ def steps_of(attempt: AttemptRecord | None, status: Status | None) -> tuple[int,
     return attempt.first_step, status.step if status is not None and is_ours else attempt.first_step
 
 
-def past(attempts: Iterable[AttemptRecord]) -> list[EndedAttempt]:
-    """Records of attempts that are over, as history. One that nobody closed was killed with its launcher."""
+def past(attempts: Sequence[AttemptRecord], stopped: Collection[str] = ()) -> list[EndedAttempt]:
+    """Records of attempts that are over, oldest first, as history. One that nobody closed was killed with its launcher.
+
+    Args:
+        stopped: tokens of the submissions that the user stopped. One that was requeued has several attempts: the stop
+            ended its last.
+    """
+    last = {record.token: record.number for record in attempts}
     return [
-        EndedAttempt(Cause(record.cause) if record.cause else Cause.LOST, record.first_step, record.last_step)
+        EndedAttempt(
+            cause=Cause(record.cause) if record.cause else Cause.LOST,
+            first_step=record.first_step,
+            last_step=record.last_step,
+            stop_requested=record.token in stopped and record.number == last[record.token],
+        )
         for record in attempts
     ]
 

@@ -31,6 +31,7 @@ from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, 
 from orchestrator.launch.supervision import supervise, take_signals
 from orchestrator.launch.torchrun import LOOPBACK, Rendezvous, build_command, build_environment
 from orchestrator.processes import ProcessName
+from orchestrator.retry import Ending
 from trainers.rundir import AttemptRecord, Claim, Phase, RunDir, atomic
 
 #: Seconds that the other nodes wait for the first one to open the attempt, and after their own end to close it.
@@ -161,7 +162,7 @@ def _lead_attempt(run_dir: RunDir, options: Options) -> int:
     killed_before = oom_kills()
     stop = _run_agent(run_dir, number, options, command)
     outcome = judge(run_dir, number, stop, is_out_of_memory=oom_kills() > killed_before)
-    close_attempt(run_dir, record, outcome.cause, outcome.detail, outcome.exit_code)
+    close_attempt(run_dir, record, Ending(outcome.cause, outcome.detail), outcome.exit_code)
     return outcome.exit_code
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from orchestrator.launch.outcome import saved_steps
-from orchestrator.state import Cause
+from orchestrator.retry import Ending
 from trainers.rundir import AttemptRecord, RunDir, atomic
 
 
@@ -22,9 +22,7 @@ def open_attempt_dir(run_dir: RunDir) -> int:
             continue
 
 
-def close_attempt(
-    run_dir: RunDir, record: AttemptRecord, cause: Cause, detail: str, exit_code: int | None = None
-) -> AttemptRecord:
+def close_attempt(run_dir: RunDir, record: AttemptRecord, end: Ending, exit_code: int | None = None) -> AttemptRecord:
     """Write how an attempt ended, and what it saved.
 
     Args:
@@ -32,10 +30,10 @@ def close_attempt(
     """
     closed = replace(
         record,
-        ended=time.time(),
+        ended=end.moment or time.time(),
         exit_code=exit_code,
-        cause=str(cause),
-        detail=detail,
+        cause=str(end.cause),
+        detail=end.detail,
         last_step=saved_steps(run_dir),
     )
     atomic.write_json(run_dir.attempt_path(record.number), closed.to_json())

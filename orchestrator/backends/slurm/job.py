@@ -160,11 +160,14 @@ class Job:
         _say(f"{run.token}: {run.step.name.lower()}" + (f" ({reason})" if reason else ""))
 
     def _evidence(self, run: _Run) -> Evidence:
+        attempts = run.run_dir.read_attempts(self.manifest.reset_at.get(run.run_dir.path.name, 0.0))
+        tokens = {record.token for record in attempts}
         return Evidence(
             is_complete=run.run_dir.is_complete(),
             is_stopped=run.is_stopped,
-            attempts=run.run_dir.read_attempts(self.manifest.reset_at.get(run.run_dir.path.name, 0.0)),
+            attempts=attempts,
             status=run.run_dir.read_status(),
+            stopped={token for token in tokens if run.run_dir.stop_path(token).exists()},
         )
 
     def _start(self, run: _Run) -> None:
@@ -276,7 +279,7 @@ class Job:
 
     @staticmethod
     def _close(run: _Run, record: AttemptRecord, end: Ending) -> None:
-        close_attempt(run.run_dir, record, end.cause, end.detail)
+        close_attempt(run.run_dir, record, end)
         _say(f"{run.token}: attempt {record.number} is over: {end.detail}")
 
     def _requeue(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from orchestrator.backends.slurm import commands, states
@@ -178,6 +178,6 @@ def parse_ending(text: str, started: float) -> Ending | None:
         if int(fields[1]) - 2 <= started <= int(fields[2]) + 2:
             seen = states.meaning(fields[0])
             if seen.cause is None or seen.cause is Cause.CANCELLED:
-                return _REQUEUED  # after all, it was started again
-            return Ending(seen.cause, f"{seen.note}; the launcher was killed")
+                return replace(_REQUEUED, moment=float(fields[2]))  # after all, it was started again
+            return Ending(seen.cause, f"{seen.note}; the launcher was killed", moment=float(fields[2]))
     return None

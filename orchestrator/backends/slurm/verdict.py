@@ -34,12 +34,14 @@ class Evidence:
         is_stopped: nothing may be started for the submission any more.
         attempts: those that count, oldest first, whatever submission they belong to.
         status: the trainer's, whichever attempt wrote it.
+        stopped: tokens of the submissions that the user stopped.
     """
 
     is_complete: bool
     is_stopped: bool
     attempts: Sequence[AttemptRecord] = ()
     status: Status | None = None
+    stopped: Collection[str] = ()
 
 
 def next_step(
@@ -68,7 +70,7 @@ def _after_newest(evidence: Evidence, token: str, budgets: Budgets) -> tuple[Run
         return RunState.PREEMPTED, ""  # whoever submitted it has judged what was before
     *earlier, newest = evidence.attempts
     end, steps = ending_of(newest, evidence.status), steps_of(newest, evidence.status)
-    return after_end(end, steps, past(earlier), budgets, stop_requested=False)
+    return after_end(end, steps, past(earlier, evidence.stopped), budgets, stop_requested=False)
 
 
 def exit_code(steps: Collection[Step]) -> int:

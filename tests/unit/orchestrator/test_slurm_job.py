@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ def test_a_result_and_the_users_wish_come_first() -> None:
     for is_complete, is_stopped, expected in [(True, True, Step.DONE), (False, True, Step.LEAVE)]:
         evidence = Evidence(is_complete=is_complete, is_stopped=is_stopped, attempts=spent)
         assert next_step(evidence, TOKEN, BUDGETS, began_here=True, is_ending=False)[0] is expected
+
+
+def test_what_the_user_stopped_costs_nothing() -> None:
+    earlier = [attempt("preempted", number, (5, 5), token=f"0123456789ab-{number:012d}") for number in (1, 2)]
+    evidence = Evidence(is_complete=False, is_stopped=False, attempts=[*earlier, attempt("preempted", 3, (5, 5))])
+    decided = partial(next_step, token=TOKEN, budgets=BUDGETS, began_here=True, is_ending=False)
+    assert decided(evidence)[0] is Step.GIVE_UP
+    assert decided(replace(evidence, stopped={record.token for record in earlier}))[0] is Step.REQUEUE
 
 
 def test_budgets_are_counted_by_cause() -> None:
@@ -136,12 +145,12 @@ ACCOUNTED = "NODE_FAIL|100|200\nREQUEUED|230|300\nPREEMPTED|330|400\nCANCELLED b
 
 
 @pytest.mark.parametrize(
-    ("started", "cause"),
-    [(150, Cause.NODE_FAIL), (299, Cause.PREEMPTED), (331, Cause.PREEMPTED), (450, Cause.PREEMPTED)],
+    ("started", "cause", "ended"),
+    [(150, Cause.NODE_FAIL, 200), (299, Cause.PREEMPTED, 300), (450, Cause.PREEMPTED, 500)],
 )
-def test_accounting_says_how_the_start_of_an_attempt_ended(started: float, cause: Cause) -> None:
+def test_accounting_says_how_and_when_an_attempt_ended(started: float, cause: Cause, ended: float) -> None:
     ending = parse_ending(ACCOUNTED, started)
-    assert ending is not None and ending.cause is cause
+    assert ending is not None and (ending.cause, ending.moment) == (cause, ended)
 
 
 def test_accounting_says_nothing_of_a_start_that_has_not_ended() -> None:
