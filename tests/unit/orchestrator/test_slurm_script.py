@@ -139,7 +139,7 @@ def _manifest() -> Manifest:
     backend = SlurmBackend(Path("/ws"))
     terms = Terms("exp", Slurm(max_parallel=3, grace_s=9, container={"image": "i.sif"}), Retries(failed=7))
     array = Array(JobShape(cpus=2), ((request("aaaaaaaaaaaa"),), (request("bbbbbbbbbbbb"), request("cccccccccccc"))))
-    return backend._manifest(array, 3, terms, throttle=None)
+    return backend._manifest(array, 3, terms)
 
 
 class TestManifest:
