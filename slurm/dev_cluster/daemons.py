@@ -21,6 +21,8 @@ DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Seconds that a daemon may need until it answers, on a machine that is busy.
 READY_TIMEOUT_S = 60
+#: Seconds after which a daemon that was started and is not found has ended.
+APPEARANCE_S = 1
 STOP_TIMEOUT_S = 30
 
 
@@ -135,11 +137,12 @@ def wait_until_ready(layout: Layout, daemon: Daemon) -> None:
     Raises:
         Problem: it ended, or did not answer in time; with the end of its log.
     """
-    deadline = time.monotonic() + READY_TIMEOUT_S
+    started = time.monotonic()
     while not daemon.is_ready():
-        if find_daemon(layout, daemon) is None:
+        # For a moment after a program was started the kernel shows no environment of it, by which it would be found.
+        if time.monotonic() > started + APPEARANCE_S and find_daemon(layout, daemon) is None:
             raise Problem(f"{daemon.name} ended while it started; the end of its log:\n{log_tail(layout, daemon)}")
-        if time.monotonic() > deadline:
+        if time.monotonic() > started + READY_TIMEOUT_S:
             raise Problem(f"{daemon.name} does not answer after {READY_TIMEOUT_S} s:\n{log_tail(layout, daemon)}")
         time.sleep(0.02)  # only the answer of a daemon tells that it answers
 
