@@ -28,7 +28,7 @@ SMALL = ("seed=0", "data.profile={name: long_tailed, imbalance: 10}", "train.epo
 
 @dataclass
 class Sweep:
-    """``sweep run experiments/quickstart.yaml`` on one backend, as often as its controller is killed."""
+    """The quickstart in a workspace of its own, with one controller at a time."""
 
     folder: Path
     options: tuple[str, ...]
@@ -37,16 +37,12 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
-        self.start()
 
-    def start(self) -> None:
+    def start(self, *command: str) -> None:
+        """Start a controller, such as ``sweep watch``."""
         with (self.folder / "controllers.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "orchestrator", "run", str(QUICKSTART), f"--workspace={self.folder}"),
-                    # Seldom enough that a killed node costs something, often enough to get on in between.
-                    *("--set", "runtime.checkpoint_every_s=2", *self.options),
-                ],
+                [sys.executable, "-m", "orchestrator", *command, f"--workspace={self.folder}"],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -54,6 +50,16 @@ class Sweep:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def start_on_file(self, command: str) -> None:
+        """Start a controller that reads the experiment: ``sweep run``, ``sweep submit``."""
+        # Checkpoints seldom enough that a killed node costs something, often enough to get on in between. Disturbances
+        # come so fast one upon the other that an attempt often ends before its first step.
+        settings = ("--set", "runtime.checkpoint_every_s=2", "--set", "retries.without_progress=20")
+        self.start(command, str(QUICKSTART), *settings, *self.options)
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=3600)
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -110,7 +116,7 @@ def kill_controller(cluster: Cluster, sweep: Sweep, rng: random.Random) -> None:
     if not sweep.is_over():
         sweep.kill()
         time.sleep(rng.uniform(0, 5))
-        sweep.start()
+        sweep.start("watch")
 
 
 Disturbance = Callable[[Cluster, Sweep, random.Random], None]
@@ -137,10 +143,14 @@ def test_a_disturbed_sweep_has_the_numbers_of_an_undisturbed_one(
 ) -> None:
     options = tuple(part for setting in settings for part in ("--set", setting))
     with ended_at_last(Sweep(tmp_path / "undisturbed", (*options, "--backend=local"))) as undisturbed:
-        assert undisturbed.process.wait(timeout=3600) == 0, undisturbed.output()
+        undisturbed.start_on_file("run")
+        assert undisturbed.wait() == 0, undisturbed.output()
     rng, started = random.Random(4), time.monotonic()
     disturbed_options = (*options, "--backend=slurm", "--set", "backend.grace_s=5")
     with ended_at_last(Sweep(tmp_path / "disturbed", disturbed_options, cluster.environment())) as disturbed:
+        disturbed.start_on_file("submit")
+        assert disturbed.wait() == 0, disturbed.output()
+        disturbed.start("watch")
         happened: Counter[str] = Counter()
         for disturb in disturbances:
             cluster.wait_for(lambda: disturbed.is_over() or disturbed.hosts_in_training(), 120)
@@ -148,7 +158,7 @@ def test_a_disturbed_sweep_has_the_numbers_of_an_undisturbed_one(
                 break
             disturb(cluster, disturbed, rng)
             happened[disturb.__name__] += 1
-        assert disturbed.process.wait(timeout=3600) == 0, disturbed.output()
+        assert disturbed.wait() == 0, disturbed.output()
 
     attempts = [record for run_dir in disturbed.run_dirs() for record in run_dir.read_attempts()]
     causes = Counter(record.cause for record in attempts)
