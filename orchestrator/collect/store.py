@@ -107,15 +107,36 @@ def connect(uri: str) -> MlflowClient:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+        from sqlalchemy.exc import SQLAlchemyError
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
+            path = _sqlite_path(uri) if uri.startswith("sqlite") else None
+            if path is not None and not (path.exists() and path.stat().st_size):
+                _create_database(path)
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
-        except MlflowException as error:
-            raise EnvironmentProblem(f"tracking store {redacted(uri)} cannot be used: {first_line(error)}") from error
+        except (MlflowException, SQLAlchemyError) as error:
+            raise EnvironmentProblem(
+                f"tracking store {redacted(uri)} cannot be used: {first_line(error)}; if it was never complete, "
+                "move it away: collecting again brings everything"
+            ) from error
     return client
+
+
+def _create_database(path: Path) -> None:
+    """Make the tables of a new SQLite store beside it, and give it its name when it is complete.
+
+    MLflow makes them by dozens of migrations, and refuses for ever a file that was left among them by a kill.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        fresh = Path(folder) / path.name
+        store = SqlAlchemyStore(f"sqlite:///{fresh}", str(path.parent / "mlartifacts"))  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        os.replace(fresh, path)
 
 
 def redacted(uri: str) -> str:

@@ -269,8 +269,8 @@ class Retries(Section):
     node_fail: Budget = 10
     out_of_memory: Budget = 1
     lost: Budget = 5
-    #: Attempts in a row that bring no new step, whatever their causes.
-    without_progress: Budget = 3
+    #: Attempts in a row that bring no new step, whatever their causes. A queue that preempts young jobs makes some.
+    without_progress: Budget = 10
 
     def budget(self, cause: Cause) -> int:
         """Restarts allowed after ``cause``; none after an end that is wanted."""

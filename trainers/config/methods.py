@@ -53,7 +53,7 @@ class MethodOptions(Section, ABC):
     def views(self) -> tuple[View, ...]:
         """The views of an image that the method trains on, as its paper draws them."""
 
-    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:  # noqa: ARG002 (a method may have none)
+    def inconsistencies(self, others: Others) -> Iterator[Inconsistent]:
         """What of a run's other sections cannot work with this method, most important first."""
         yield from ()
 

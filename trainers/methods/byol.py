@@ -24,7 +24,7 @@ from trainers.methods.student_teacher import StudentTeacher
 class BYOL(StudentTeacher):
     """BYOL, in both directions or in one. The predictor belongs to the student alone."""
 
-    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:
         method = config.method
         assert isinstance(method, options.BYOL)
         student = _encoder(config, method)

@@ -23,7 +23,7 @@ from trainers.methods.student_teacher import StudentTeacher
 class BYOLAsym(StudentTeacher):
     """BYOL with the projector and predictor of ISD's second form, and no queue."""
 
-    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:
         method = config.method
         assert isinstance(method, options.BYOLAsym)
         norm = norm_over(method.bn_group_size, local_batch_size(config.train.batch_size, config.train.accumulation))

@@ -27,7 +27,7 @@ from trainers.similarity import unit_rows
 class ISD(StudentTeacher):
     """Iterative similarity distillation, in either published form. The predictor belongs to the student alone."""
 
-    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:
         method = config.method
         assert isinstance(method, options.ISD)
         norm = norm_over(method.bn_group_size, local_batch_size(config.train.batch_size, config.train.accumulation))

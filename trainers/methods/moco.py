@@ -31,7 +31,7 @@ class MoCo(StudentTeacher):
     The head is a linear layer in v1, and an MLP with one hidden layer, without norms, in v2.
     """
 
-    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:
         method = config.method
         assert isinstance(method, (options.MoCoV1, options.MoCoV2))
         norm = norm_over(method.bn_group_size, local_batch_size(config.train.batch_size, config.train.accumulation))

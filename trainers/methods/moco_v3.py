@@ -23,7 +23,7 @@ from trainers.methods.student_teacher import StudentTeacher
 class MoCoV3(StudentTeacher):
     """MoCo v3. The predictor belongs to the student alone; a last norm has neither scale nor offset."""
 
-    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:
         method = config.method
         assert isinstance(method, options.MoCoV3)
         backbone = build_backbone(config.backbone, config.data.side, SyncBatchNorm)

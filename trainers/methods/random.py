@@ -18,12 +18,12 @@ class Random(Method):
 
     is_trained: ClassVar[bool] = False
 
-    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:
         super().__init__()
         self.student = build_backbone(config.backbone, config.data.side, SyncBatchNorm)
 
     def encoders(self) -> dict[str, nn.Module]:
         return {"student": self.student}
 
-    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         raise TypeError("a random encoder has no loss; its runs have no steps")

@@ -26,7 +26,7 @@ from trainers.similarity import unit_rows
 class SimCLR(Method):
     """SimCLR. Both views go through the network as one batch of 2 B, which is what batch statistics are taken over."""
 
-    def __init__(self, config: options.RunConfig, num_classes: int) -> None:  # noqa: ARG002 (no labels)
+    def __init__(self, config: options.RunConfig, num_classes: int) -> None:
         super().__init__()
         method = config.method
         assert isinstance(method, options.SimCLR)
@@ -42,7 +42,7 @@ class SimCLR(Method):
     def embedders(self) -> dict[str, nn.Module]:
         return {"student": self.student}
 
-    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         """NT-Xent of both views, added or averaged.
 
         Logs ``accuracy``: the share of views to which the other view of the image is the most similar.

@@ -24,7 +24,7 @@ class Supervised(Method):
     def encoders(self) -> dict[str, nn.Module]:
         return {"student": self.student}
 
-    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+    def forward(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the labels; logs ``accuracy``, the share of training images that are classified right."""
         (images,) = batch.views
         scores = self.classifier(self.student(images))
