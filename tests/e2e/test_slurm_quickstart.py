@@ -107,7 +107,7 @@ def kill_node(cluster: Cluster, sweep: Sweep, rng: random.Random) -> None:  # no
     if hosts:
         node = rng.choice(hosts)
         cluster.kill_node(node)
-        time.sleep(rng.uniform(0, 20))
+        time.sleep(rng.uniform(0, 15))
         cluster.start_node(node)
 
 
