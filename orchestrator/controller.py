@@ -237,6 +237,7 @@ class Controller:
             retries=Retries.model_validate(experiment.settings["retries"]),
         )
         backend = self.backend(terms.options.name)
+        backend.prepare(terms)
         submission = uuid.uuid4().hex[:12]
         candidates = [
             JobRequest(

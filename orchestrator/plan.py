@@ -16,6 +16,10 @@ from trainers.rundir import AttemptRecord, Status
 #: An intent to submit is the business of the controller that wrote it, for as long as that may take.
 INTENT_DEADLINE_S = 60.0
 
+#: Of an intent whose controller died nobody knows whether it was submitted. To wait for it saves at most a job in vain:
+#: once it is revoked, a job that comes late finds the claim taken, and leaves.
+ORPHAN_DEADLINE_S = 20.0
+
 #: A trainer that has said nothing for so long is not believed to live. It speaks every few seconds, but an evaluation
 #: or a suspended job may be silent for minutes.
 SILENCE_DEADLINE_S = 900.0
@@ -168,7 +172,8 @@ def _absent(run: RunPicture, job: LivingJob, budgets: Budgets, deadline_s: float
         return []
     if job.absent_s is None:
         return [Absent(job.token, 0.0)]
-    if job.absent_s < deadline_s:
+    is_orphan = not job.is_submitted and not job.is_owner_alive
+    if job.absent_s < (min(deadline_s, ORPHAN_DEADLINE_S) if is_orphan else deadline_s):
         return []
     if run.evidence.attempt is None:
         # It never started: nothing was lost, and no budget pays for it.

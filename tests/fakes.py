@@ -49,6 +49,9 @@ class FakeScheduler:
         self.causes: dict[str, Cause] = {}
         self.answers = True
 
+    def prepare(self, terms: Terms) -> None:
+        pass
+
     def admit(self, candidates: Sequence[JobRequest], active: Sequence[Job], terms: Terms) -> list[JobRequest]:
         max_parallel = terms.options.max_parallel
         room = len(candidates) if max_parallel is None else max_parallel - len(active)

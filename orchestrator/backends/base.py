@@ -121,10 +121,17 @@ class Backend(Protocol):
     def poll_interval_s(self) -> float:
         """Seconds until the next look at the jobs; may grow while the backend is busy or does not answer."""
 
+    def prepare(self, terms: Terms) -> None:
+        """Learn what :meth:`admit` needs to know.
+
+        Raises:
+            Unreachable: the backend gives no answer.
+        """
+
     def admit(self, candidates: Sequence[JobRequest], active: Sequence[Job], terms: Terms) -> list[JobRequest]:
         """Those of ``candidates``, in order, that may be submitted now, given the jobs that are already there.
 
-        Called while the ledger is locked: it asks nobody, but for limits that never change.
+        Called while the ledger is locked, so it asks nobody.
         """
 
     def render(self, request: JobRequest, terms: Terms) -> str:

@@ -67,6 +67,9 @@ class LocalBackend:
         # Children of this controller: without waiting for them they would stay zombies, which look alive.
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
+    def prepare(self, terms: Terms) -> None:
+        pass  # it knows its cores and GPUs
+
     def admit(self, candidates: Sequence[JobRequest], active: Sequence[Job], terms: Terms) -> list[JobRequest]:
         free_cpus = self.num_cpus - sum(job.shape.cpus for job in active)
         taken = {device for job in active for device in job.devices}

@@ -49,7 +49,7 @@ def _prepare(asked: Asked, workspace_option: str | None) -> tuple[Experiment, Se
         check_store(uri)
         if backend.runs_here:
             check_data(experiment, workspace)
-    return experiment, open_session(workspace_option)
+    return experiment, open_session(workspace_option, backend)
 
 
 def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: bool) -> None:

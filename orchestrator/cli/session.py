@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.backends.base import Backend
 from orchestrator.controller import Controller
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, load_experiment
@@ -49,8 +50,11 @@ class Session:
     controller: Controller
 
 
-def open_session(workspace_option: str | None) -> Session:
+def open_session(workspace_option: str | None, *backends: Backend) -> Session:
     """Open (and, if need be, create) the workspace.
+
+    Args:
+        backends: those that the command has made already, and that know the cluster by now.
 
     Raises:
         EnvironmentProblem: it cannot be written, or its ledger cannot be used.
@@ -58,7 +62,8 @@ def open_session(workspace_option: str | None) -> Session:
     workspace = find_workspace(workspace_option)
     prepare_workspace(workspace)
     ledger = Ledger(workspace.ledger_path)
-    return Session(workspace, ledger, Controller(ledger, workspace))
+    controller = Controller(ledger, workspace, backends={backend.name: backend for backend in backends})
+    return Session(workspace, ledger, controller)
 
 
 def find_experiment(session: Session, name: str | None) -> str:

@@ -149,6 +149,7 @@ def create_database(layout: Layout) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     command = [
         *("mariadb-install-db", "--no-defaults", f"--datadir={unfinished}", f"--user={running_user()}"),
+        f"--tmpdir={layout.root}",  # in a common one, clusters that start at once take each other's tables
         *("--auth-root-authentication-method=socket", f"--auth-root-socket-user={running_user()}"),
         *("--skip-test-db", "--skip-name-resolve"),
     ]

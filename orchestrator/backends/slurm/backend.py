@@ -92,6 +92,9 @@ class SlurmBackend:
         full = Array(shape, (tuple([_request_of(shape)] * (options.runs_per_job if shape.nodes == 1 else 1)),))
         return found + demands.problems(self._facts(), element_shape(full, options.runs_per_gpu), options)
 
+    def prepare(self, terms: Terms) -> None:
+        self._facts()
+
     def admit(self, candidates: Sequence[JobRequest], active: Sequence[Job], terms: Terms) -> list[JobRequest]:
         options = _options(terms)
         if time.monotonic() < self._no_room_until:

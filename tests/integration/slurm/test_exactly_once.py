@@ -97,7 +97,7 @@ def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     # Who gets no answer asks less and less often; that takes no longer than a look or three.
     cluster.wait_for(lambda: num_looks(held["hangs"]) >= 1 and num_looks(held["fails"]) >= 3, 90)
     mute.unlink()
-    # What is wrong stays wrong for longer than a job may be absent before it counts as gone.
+    # What is wrong stays wrong for many looks.
     codes = wait_for_all(survivors, 200)
     wrong.unlink()
     for one in held.values():
@@ -128,6 +128,7 @@ def test_a_wrong_answer_of_squeue_loses_and_doubles_no_run(way: str, ended: Mapp
     if way in MUTE:
         sweep.assert_no_job_was_in_vain()
     else:
-        # One that waited was given up and another sent; when it started after all, it found that out and left.
+        # Where it was wrong for too long, one that waited was given up and another sent; the first, when it started
+        # after all, found that out and left.
         assert len(sweep.manifests()) <= 2
     assert num_looks(sweep) >= 1

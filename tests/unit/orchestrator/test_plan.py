@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.experiment import Retries
 from orchestrator.plan import (
+    ORPHAN_DEADLINE_S,
     SILENCE_DEADLINE_S,
     Absent,
     EndJob,
@@ -148,6 +149,14 @@ class TestAbsence:
         assert decide(picture(RunState.SUBMITTING, job), RETRIES, DEADLINE_S) == []
         orphan = replace(job, is_owner_alive=False)
         assert isinstance(only(picture(RunState.SUBMITTING, orphan)), Revoke)
+
+    def test_an_orphaned_intent_is_not_waited_for_as_long_as_a_job_that_was_there(self) -> None:
+        orphan = living(JobState.ABSENT, is_submitted=False, is_owner_alive=False, absent_s=ORPHAN_DEADLINE_S)
+        long_s = 2 * ORPHAN_DEADLINE_S
+        (action,) = decide(picture(RunState.SUBMITTING, orphan), RETRIES, long_s)
+        assert isinstance(action, Revoke)
+        for patient in (replace(orphan, is_submitted=True), replace(orphan, absent_s=ORPHAN_DEADLINE_S - 1)):
+            assert decide(picture(RunState.QUEUED, patient), RETRIES, long_s) == []
 
 
 class TestEnds:
