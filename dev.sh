@@ -56,7 +56,21 @@ case "${1:-}" in
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .
     .venv/bin/mypy
-    exec .venv/bin/pytest "${@:2}"
+    if [ $# -gt 1 ]; then
+      exec .venv/bin/pytest "${@:2}"
+    fi
+    # Tests on SLURM mostly wait, for grace times, holds and nodes that are missed; the others run beside them.
+    export OMP_NUM_THREADS=1
+    slurm_log=$(mktemp)
+    .venv/bin/pytest -p no:cacheprovider --durations=15 tests/integration/slurm > "$slurm_log" 2>&1 &
+    slurm_tests=$!
+    status=0
+    .venv/bin/pytest --durations=15 --ignore=tests/integration/slurm || status=$?
+    wait "$slurm_tests" || status=$?
+    echo "--- tests/integration/slurm ---"
+    cat "$slurm_log"
+    rm "$slurm_log"
+    exit "$status"
     ;;
   lock)
     install_uv "$(find_python)"
