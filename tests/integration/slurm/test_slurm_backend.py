@@ -107,7 +107,7 @@ def test_a_controller_that_died_after_sbatch_finds_its_jobs_by_name(site: Site) 
 def test_what_may_have_been_sent_is_not_sent_again(site: Site) -> None:
     requests = site.requests(1)
     # A controller died after it had written this; whether sbatch was called nobody knows.
-    site.backend._manifest(Array(SMALL, (tuple(requests),)), 0, site.terms(), None).write()
+    site.backend._manifest(Array(SMALL, (tuple(requests),)), 0, site.terms()).write()
     with pytest.raises(Unreachable, match="may have been submitted before"):
         SlurmBackend(site.workspace).submit(requests, site.terms())
     assert site.cluster.run("squeue", "-h") == ""
@@ -143,7 +143,7 @@ def test_runs_that_are_stopped_save_their_state_and_stay_stopped(site: Site) -> 
 def test_runs_that_share_a_job_end_one_by_one(site: Site) -> None:
     requests, terms = site.requests(2), site.terms(setup=SLEEPS)
     array = Array(SMALL, (tuple(requests),))
-    manifest = site.backend._manifest(array, 0, terms, None)
+    manifest = site.backend._manifest(array, 0, terms)
     manifest.write()
     manifest.log_dir.mkdir()
     script = manifest.path.with_suffix(".sh")
