@@ -132,13 +132,15 @@ class Controller:
         over = [job for job in jobs if sightings[job.token].state in (JobState.ENDED, JobState.ABSENT)]
         reset_at = {run.run_id: run.reset_at for run in self.ledger.runs(experiment.name)} if over else {}
         jobs_of = self.ledger.jobs_of_all([job.run_id for job in over])
+        # One controller owns thousands of jobs: the kernel is asked about it once.
+        living_owners = {owner for owner in {job.owner for job in jobs} if is_owner_alive(owner)}
         decided: list[tuple[JobRow, Sequence[Action]]] = []
         for job in jobs:
             evidence, history = Evidence(), []
             if job.run_id in jobs_of:
                 evidence = self._evidence(job)
                 history = self._history(job, evidence, jobs_of[job.run_id], reset_at[job.run_id])
-            living = self._living(job, sightings[job.token])
+            living = self._living(job, sightings[job.token], is_owner_alive=job.owner in living_owners)
             picture = RunPicture(job.run_id, runs[job.run_id], evidence, living, history)
             decided.append((job, decide(picture, retries, self.backend(job.backend).absence_deadline_s)))
         self._record(decided)
@@ -188,14 +190,14 @@ class Controller:
         result, config = run_dir.read_result(), self.ledger.configs([run_id])[run_id]
         return result is not None and not result.holds(_protocols(config))
 
-    def _living(self, job: JobRow, sighting: Sighting) -> LivingJob:
+    def _living(self, job: JobRow, sighting: Sighting, *, is_owner_alive: bool) -> LivingJob:
         now = self._clock()
         return LivingJob(
             token=job.token,
             state=sighting.state,
             age_s=now - job.created,
             is_submitted=job.submitted is not None,
-            is_owner_alive=is_owner_alive(job.owner),
+            is_owner_alive=is_owner_alive,
             absent_s=None if job.absent_since is None else now - job.absent_since,
             stop_requested=job.stop_requested,
             seen=None if sighting.cause is None else Ending(sighting.cause, sighting.note),
