@@ -76,6 +76,10 @@ class Collecting:
         self._thread = threading.Thread(target=self._work, name="collect", daemon=True)
 
     def __enter__(self) -> Self:
+        # MLflow imports it. If that happened in the thread, a statement of the ledger in the main thread could meet it
+        # half imported and fail: `sqlalchemy.inspect` uses it from the first line on that registers it.
+        import sqlalchemy.orm  # noqa: F401
+
         self._thread.start()
         return self
 

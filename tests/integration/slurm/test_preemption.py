@@ -168,7 +168,9 @@ def test_slurmctld_is_away_when_the_requeue_is_due(
 ) -> None:
     job = submit(cluster, workspace)
     job.wait_for_step(20)
-    cluster.stop("slurmctld", kill=True)
+    # In peace: one that is killed may not have saved that the job runs, starts it a second time, and SLURM then holds
+    # the job and drains the node ("launch failed requeued held"), which is for its administrator to mend.
+    cluster.stop("slurmctld")
 
     job.launchers()[0].send_signal(signal.SIGTERM)
     job.launchers()[0].send_signal(signal.SIGTERM)  # the same again: terms come in twos
