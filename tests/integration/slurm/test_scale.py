@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,9 +41,9 @@ def test_every_run_goes_through_the_scheduler_once(
 def test_preemption_at_random_loses_and_doubles_nothing(
     runs: int, preemptions: int, timeout_s: float, cluster: Cluster, tmp_path: Path
 ) -> None:
-    sweep = StubbedSweep(tmp_path / "preempted", cluster, runs, steps=50)
+    sweep = StubbedSweep(tmp_path / "preempted", cluster, runs, steps=150)
     assert sweep.submit().wait(timeout=60) == 0, sweep.output()
-    with urgent_jobs(cluster, preemptions):
+    with urgent_jobs(cluster, preemptions, may_begin=lambda: any(sweep.attempts().values())):
         assert wait_for_all([sweep.watch()], timeout_s) == [0], sweep.output()
     sweep.assert_each_run_was_done_once(runs)
     sweep.assert_each_run_had_one_job()
@@ -54,16 +54,17 @@ def test_preemption_at_random_loses_and_doubles_nothing(
 
 
 @contextmanager
-def urgent_jobs(cluster: Cluster, count: int, seed: int = 0) -> Iterator[None]:
-    """Jobs that take nodes away from others for a moment, one after the other."""
+def urgent_jobs(cluster: Cluster, count: int, *, may_begin: Callable[[], bool], seed: int = 0) -> Iterator[None]:
+    """Jobs that take nodes away from others for a moment, one after the other; the first takes them all."""
     rng = random.Random(seed)
     leave = threading.Event()
 
     def send() -> None:
-        for _ in range(count):
-            if leave.wait(rng.uniform(1, 4)):
+        cluster.wait_for(lambda: leave.is_set() or may_begin(), 60)
+        for number in range(count):
+            if leave.wait(rng.uniform(1, 4) if number else 0):
                 return
-            with cluster.urgent_job(nodes=rng.randint(1, 4)) as job:
+            with cluster.urgent_job(nodes=rng.randint(1, 4) if number else 4) as job:
                 cluster.wait_for(lambda job=job: cluster.job_field(job, "JobState") == "RUNNING", 60)
                 leave.wait(rng.uniform(0, 2))
 
