@@ -5,9 +5,9 @@ The controller decides by it, and so do jobs that must go on while no controller
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from orchestrator.state import Cause, RunState
 from trainers.rundir import AttemptRecord, Phase, Status, StopReason
@@ -22,6 +22,27 @@ class Budgets(Protocol):
 
     def budget(self, cause: Cause) -> int:
         """Restarts allowed after ``cause``."""
+
+
+@dataclass(frozen=True)
+class RetryBudgets:
+    """Budgets in plain JSON, for jobs that decide by themselves: the section ``retries`` without its schema.
+
+    Attributes:
+        restarts: cause -> restarts allowed.
+    """
+
+    restarts: Mapping[str, int]
+    without_progress: int
+
+    @classmethod
+    def of(cls, budgets: Budgets) -> Self:
+        """The same budgets."""
+        return cls({cause.value: budgets.budget(cause) for cause in Cause}, budgets.without_progress)
+
+    def budget(self, cause: Cause) -> int:
+        """Restarts allowed after ``cause``; none after one that is not named."""
+        return self.restarts.get(cause.value, 0)
 
 
 @dataclass(frozen=True)

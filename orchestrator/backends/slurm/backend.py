@@ -19,7 +19,6 @@ from orchestrator.backends.slurm.manifest import (
     ContainerOptions,
     JobOptions,
     Manifest,
-    RetryBudgets,
     manifest_path,
     submission_dir,
     submission_of,
@@ -28,6 +27,7 @@ from orchestrator.backends.slurm.queue import Answer, Element, Queue
 from orchestrator.backends.slurm.script import NoRoom, Refusal, batch_script, python_of, refusal_of, send
 from orchestrator.backends.slurm.throttles import Throttles, alone
 from orchestrator.experiment.schema import Slurm
+from orchestrator.retry import RetryBudgets
 from orchestrator.state import Cause, JobState
 from orchestrator.workspace import Workspace
 from trainers.rundir import RunDir
@@ -127,9 +127,7 @@ class SlurmBackend:
             number=number,
             shape=array.shape,
             options=_job_options(options),
-            budgets=RetryBudgets(
-                {cause.value: terms.retries.budget(cause) for cause in Cause}, terms.retries.without_progress
-            ),
+            budgets=RetryBudgets.of(terms.retries),
             elements=tuple(tuple(request.token for request in element) for element in array.elements),
             reset_at={request.run_id: request.reset_at for request in array.requests if request.reset_at},
             created=time.time(),

@@ -19,19 +19,21 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.backends.carried import CarriedRun, Charge
 from orchestrator.backends.slurm import srun
 from orchestrator.backends.slurm.commands import CommandFailed
 from orchestrator.backends.slurm.manifest import Manifest
 from orchestrator.backends.slurm.own_job import OwnJob
-from orchestrator.backends.slurm.verdict import Evidence, Step, exit_code, next_step
+from orchestrator.backends.verdict import Step, exit_code
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.launch.attempts import close_attempt, open_attempt_dir, wait_for_writer
-from orchestrator.launch.outcome import EXIT_FAILED, last_line, saved_steps
-from orchestrator.retry import Ending, ending_of
+from orchestrator.launch.attempts import wait_for_writer
+from orchestrator.launch.outcome import EXIT_FAILED, last_line
+from orchestrator.retry import ending_of
 from orchestrator.state import Cause
-from trainers.rundir import AttemptRecord, RunDir
+from trainers.rundir import RunDir
 
 #: Held back and waited for, so that none of them ends this process and none is lost.
 _ENDING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
@@ -70,38 +72,21 @@ def _say(message: str) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}", flush=True)  # noqa: T201
 
 
+@dataclass
 class _Run:
-    """One run of the element, and the srun that carries its launchers while there is one.
+    """One run of the element, and the srun that carries its launchers while there is one."""
 
-    Attributes:
-        not_before: on the monotonic clock; when a launcher may be started.
-        hitches: starts in a row from which no attempt came.
-    """
-
-    def __init__(self, token: str, slot: int, run_dir: RunDir) -> None:
-        self.token = token
-        self.slot = slot
-        self.run_dir = run_dir
-        self.step = Step.START
-        self.process: subprocess.Popen[bytes] | None = None
-        self.began_here = False
-        self.not_before = 0.0
-        self.hitches = 0
-        self.known_attempts: tuple[int, ...] = ()
-
-    def postpone(self) -> None:
-        """Try again a little later, and later each time."""
-        self.not_before = time.monotonic() + min(2.0**self.hitches, _LONGEST_PAUSE_S)
-        self.hitches += 1
+    carried: CarriedRun
+    slot: int
+    process: subprocess.Popen[bytes] | None = None
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether nothing may be started for the submission any more."""
-        claim = self.run_dir.read_claim(self.token)
-        return self.run_dir.stop_path(self.token).exists() or (claim is not None and claim.is_revocation)
+    def token(self) -> str:
+        return self.carried.charge.token
 
-    def open_attempts(self) -> list[AttemptRecord]:
-        return [record for record in self.run_dir.read_attempts() if record.token == self.token and not record.ended]
+    @property
+    def run_dir(self) -> RunDir:
+        return self.carried.run_dir
 
 
 class Job:
@@ -111,20 +96,25 @@ class Job:
         self.manifest = manifest
         self.own = own
         tokens = manifest.elements[own.index]
-        self.runs = [_Run(token, slot, manifest.run_dir(token)) for slot, token in enumerate(tokens)]
+        self.runs = [_Run(self._carried(token), slot) for slot, token in enumerate(tokens)]
         self.hosts = own.hosts() if manifest.shape.nodes > 1 else (own.node,)
         self.is_ending = False
         self.has_begun = False
 
+    def _carried(self, token: str) -> CarriedRun:
+        run_dir, manifest = self.manifest.run_dir(token), self.manifest
+        reset_at = manifest.reset_at.get(run_dir.path.name, 0.0)
+        return CarriedRun(Charge(token, run_dir, "slurm", self.own.job_id, manifest.budgets, _say, reset_at))
+
     def carry_out(self) -> int:
         """Run until every run is done, given up, or can only go on in another start; the exit code."""
         for run in self.runs:
-            for record in run.open_attempts():
-                self._close(run, record, self.own.ending_before(record.started))
+            for record in run.carried.open_attempts():
+                run.carried.close(record, self.own.ending_before(record.started))
             self._judge(run)
-        while any(run.process is not None or run.step is Step.START for run in self.runs):
+        while any(run.process is not None or run.carried.step is Step.START for run in self.runs):
             for run in self.runs:
-                if run.step is Step.START and run.process is None and time.monotonic() >= run.not_before:
+                if self._may_start(run) and time.monotonic() >= run.carried.not_before:
                     self._start(run)
             if not self.has_begun:
                 self.has_begun = True
@@ -133,12 +123,16 @@ class Job:
             for run in self.runs:
                 if run.process is not None and run.process.poll() is not None:
                     self._ended(run, run.process.returncode)
-                elif run.process is None and self.is_ending and run.step is Step.START:
+                elif self.is_ending and self._may_start(run):
                     self._judge(run)
-        steps = {run.step for run in self.runs}
+        steps = {run.carried.step for run in self.runs}
         if Step.REQUEUE in steps:
             self._requeue()
         return exit_code(steps)
+
+    @staticmethod
+    def _may_start(run: _Run) -> bool:
+        return run.process is None and run.carried.step is Step.START
 
     def _go_first(self) -> None:
         """From now on, let a requeue of this element come before the elements that never started."""
@@ -149,44 +143,25 @@ class Job:
                 _say(f"nice is as it was: {failure}")
 
     def _judge(self, run: _Run) -> None:
-        try:
-            evidence = self._evidence(run)
-        except (OSError, ValueError) as problem:
-            run.step, reason = Step.GIVE_UP, str(problem)  # its neighbours in the job go on
-        else:
-            run.step, reason = next_step(
-                evidence, run.token, self.manifest.budgets, began_here=run.began_here, is_ending=self.is_ending
-            )
-        _say(f"{run.token}: {run.step.name.lower()}" + (f" ({reason})" if reason else ""))
-
-    def _evidence(self, run: _Run) -> Evidence:
-        attempts = run.run_dir.read_attempts(self.manifest.reset_at.get(run.run_dir.path.name, 0.0))
-        tokens = {record.token for record in attempts}
-        return Evidence(
-            is_complete=run.run_dir.is_complete(),
-            is_stopped=run.is_stopped,
-            attempts=attempts,
-            status=run.run_dir.read_status(),
-            stopped={token for token in tokens if run.run_dir.stop_path(token).exists()},
-        )
+        run.carried.judge(is_ending=self.is_ending)
 
     def _start(self, run: _Run) -> None:
         look = self.own.look()
         if look is None and self.has_begun:
-            run.postpone()  # a step cannot be made while slurmctld does not answer
+            run.carried.postpone()  # a step cannot be made while slurmctld does not answer
             return
         if look is not None and look.state != "RUNNING":
             _say(f"the job is {look.state}; nothing more is started in it")
             self.is_ending = True
-        if self.is_ending or run.is_stopped:
+        if self.is_ending or run.carried.is_stopped:
             self._judge(run)
             return
         try:
             command = self._command(run, None if look is None else look.left_s)
         except EnvironmentProblem as problem:
-            self._record_hitch(run, str(problem))
+            run.carried.record_hitch(str(problem), self.hosts)
             return
-        run.known_attempts = tuple(run.run_dir.attempt_numbers())
+        run.carried.launchers_start()
         with (run.run_dir.path / "launcher.log").open("ab") as log:
             run.process = subprocess.Popen(
                 command,
@@ -195,7 +170,6 @@ class Job:
                 stderr=log,
                 preexec_fn=_take_all_signals,  # noqa: PLW1509 - this process has one thread
             )
-        run.began_here = True
 
     def _command(self, run: _Run, left_s: float | None) -> list[str]:
         shape, options, visible = self.manifest.shape, self.manifest.options, os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -225,7 +199,7 @@ class Job:
 
     def _wait(self) -> None:
         """Wait for a launcher to end, for a signal, or for the time at which a run may be started."""
-        waiting = [run.not_before for run in self.runs if run.process is None and run.step is Step.START]
+        waiting = [run.carried.not_before for run in self.runs if self._may_start(run)]
         if not waiting and all(run.process is None for run in self.runs):
             return
         pause_s = max(0.0, min(waiting) - time.monotonic()) if waiting else None
@@ -241,46 +215,23 @@ class Job:
     def _ended(self, run: _Run, code: int) -> None:
         run.process = None
         _say(f"{run.token}: srun ended with exit code {code}")
-        left_open = run.open_attempts()
+        left_open = run.carried.open_attempts()
         if left_open:
             wait_for_writer(run.run_dir, self.manifest.options.grace_s)
         for record in left_open:
-            self._close(run, record, ending_of(record, run.run_dir.read_status()))
-        is_new = set(run.run_dir.attempt_numbers()) - set(run.known_attempts)
-        if is_new:
-            run.hitches = 0
+            run.carried.close(record, ending_of(record, run.run_dir.read_status()))
+        is_new = run.carried.has_new_attempt()
         self._judge(run)
-        if run.step is Step.START and not is_new:
+        if run.carried.step is Step.START and not is_new:
             if code in _ENDED_BY_REQUEST:
-                self._record_hitch(run, "it was asked to stop", Cause.PREEMPTED)
+                run.carried.record_hitch("it was asked to stop", self.hosts, Cause.PREEMPTED)
                 return
             look = self.own.look()
             if look is not None and look.state != "RUNNING":
                 self.is_ending = True  # no step can be made in a job that SLURM is ending; the signal is on its way
                 self._judge(run)
                 return
-            self._record_hitch(run, last_line(run.run_dir.path / "launcher.log") or "srun said nothing")
-
-    def _record_hitch(self, run: _Run, why: str, cause: Cause = Cause.FAILED) -> None:
-        """Account for a launcher that never came to begin, so that what always goes wrong comes to an end."""
-        number, steps = open_attempt_dir(run.run_dir), saved_steps(run.run_dir)
-        record = AttemptRecord(
-            number=number,
-            token=run.token,
-            backend="slurm",
-            job_id=self.own.job_id,
-            hosts=tuple(self.hosts),
-            started=time.time(),
-            first_step=steps,
-        )
-        self._close(run, record, Ending(cause, f"the launcher was not started: {why}"))
-        run.postpone()
-        self._judge(run)
-
-    @staticmethod
-    def _close(run: _Run, record: AttemptRecord, end: Ending) -> None:
-        close_attempt(run.run_dir, record, end)
-        _say(f"{run.token}: attempt {record.number} is over: {end.detail}")
+            run.carried.record_hitch(last_line(run.run_dir.path / "launcher.log") or "srun said nothing", self.hosts)
 
     def _requeue(self) -> None:
         """Ask SLURM to start the job again, if that is for the job to ask; then wait to be ended."""
@@ -289,7 +240,7 @@ class Job:
             return
         give_up_at, pause_s, refusals = time.monotonic() + _PATIENCE_S, 1.0, 0
         while time.monotonic() < give_up_at and refusals < _MAX_REFUSALS:
-            if all(run.is_stopped for run in self.runs if run.step is Step.REQUEUE):
+            if all(run.carried.is_stopped for run in self.runs if run.carried.step is Step.REQUEUE):
                 _say("stopped on request")
                 return
             look = self.own.look()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.backends.base import JobShape
-from orchestrator.state import Cause
+from orchestrator.retry import RetryBudgets
 from trainers.rundir import RunDir, atomic
 
 _VERSION = 1
@@ -50,18 +50,6 @@ class JobOptions:
     runs_per_gpu: int = 1
     interface: str | None = None
     container: ContainerOptions | None = None
-
-
-@dataclass(frozen=True)
-class RetryBudgets:
-    """The section ``retries``, as :class:`orchestrator.retry.Budgets`: cause -> restarts allowed."""
-
-    restarts: Mapping[str, int]
-    without_progress: int
-
-    def budget(self, cause: Cause) -> int:
-        """Restarts allowed after ``cause``; none after one that is not named."""
-        return self.restarts.get(cause.value, 0)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-from orchestrator.backends.slurm.manifest import JobOptions, JobShape, Manifest, RetryBudgets
+from orchestrator.backends.slurm.manifest import JobOptions, JobShape, Manifest
 from orchestrator.backends.slurm.script import batch_script
 from orchestrator.experiment.schema import Retries, Slurm
-from orchestrator.state import Cause
+from orchestrator.retry import RetryBudgets
 from tests.conftest import TINY
 from tests.integration.slurm.cluster import Cluster
 from trainers.config import SCHEMA_VERSION, RunConfig
@@ -119,9 +119,7 @@ class Submitted:
 
 def budgets(**changes: int) -> RetryBudgets:
     """The default budgets, with changes by cause or ``without_progress``."""
-    retries = Retries(**changes)
-    restarts = {cause.value: retries.budget(cause) for cause in Cause}
-    return RetryBudgets(restarts=restarts, without_progress=retries.without_progress)
+    return RetryBudgets.of(Retries(**changes))
 
 
 def submit(

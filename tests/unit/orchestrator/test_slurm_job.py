@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.slurm.manifest import ContainerOptions, JobOptions, JobShape, Manifest, RetryBudgets
+from orchestrator.backends.slurm.manifest import ContainerOptions, JobOptions, JobShape, Manifest
 from orchestrator.backends.slurm.own_job import Look, OwnJob, parse_ending, parse_look, parse_time_left
 from orchestrator.backends.slurm.srun import Meeting, build_command, devices_of, mounts_of, stop_after
-from orchestrator.backends.slurm.verdict import Evidence, Step, exit_code, next_step
+from orchestrator.backends.verdict import Evidence, Step, exit_code, next_step
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.retry import RetryBudgets
 from orchestrator.state import Cause
 from trainers.rundir import AttemptRecord, Phase, Status, StopReason
 

@@ -1,4 +1,4 @@
-"""What a job does next about each of its runs, and with which exit code it leaves: evidence in, decision out. Pure."""
+"""What a job that needs no controller does next about each of its runs: evidence in, decision out. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Step(Enum):
     START = auto()
     """Start a launcher, at once."""
     REQUEUE = auto()
-    """It can go on, but not in this start of the job."""
+    """It can go on, but not in this start of the job: what it had is taken away, or is about to be."""
     DONE = auto()
     LEAVE = auto()
     """The user stopped or revoked it. Nobody but the user starts it again."""
@@ -51,7 +51,7 @@ def next_step(
 
     Args:
         began_here: its newest attempt began in this start of the job.
-        is_ending: SLURM has asked the job itself to end.
+        is_ending: the scheduler has asked the job itself to end.
     """
     if evidence.is_complete:
         return Step.DONE, "its result stands"
