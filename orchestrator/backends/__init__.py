@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
 
 #: Backend name -> module with a function ``create(workspace) -> Backend``.
-BACKENDS = {"local": "orchestrator.backends.local", "slurm": "orchestrator.backends.slurm.backend"}
+BACKENDS = {
+    "local": "orchestrator.backends.local",
+    "slurm": "orchestrator.backends.slurm.backend",
+    "ray": "orchestrator.backends.ray.backend",
+}
 
 
 def create_backend(name: str, workspace: Workspace) -> Backend:

@@ -7,7 +7,7 @@ What a run may contain is owned by :mod:`trainers.config`. How the sections are 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
@@ -228,12 +228,32 @@ class Slurm(Section):
 
 
 class Ray(Section):
-    """Placement groups of a Ray cluster. Without an address: the cluster of ``RAY_ADDRESS``, or of this machine."""
+    """Trials of a Ray cluster, each with a placement group of one bundle for each of its nodes."""
 
     name: Literal["ray"] = "ray"
+    #: Trials at the same time, over all submissions of the experiment.
     max_parallel: PositiveInt | None = None
+    #: Of the dashboard, such as ``http://head:8265``. None is the cluster of ``RAY_API_SERVER_ADDRESS`` or
+    #: ``RAY_ADDRESS``, or one that is started on this machine.
     address: Text | None = None
     namespace: Text | None = None
+    #: How the nodes of a run of several are placed.
+    strategy: Literal["STRICT_SPREAD", "SPREAD", "PACK", "STRICT_PACK"] = "STRICT_SPREAD"
+    #: How many runs share each GPU; above 1, each is given a fraction of one.
+    runs_per_gpu: PositiveInt = 1
+    #: Further resources of each node, by the cluster's names for them, such as ``accelerator_type:A100: 0.001``.
+    bundle: dict[Text, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    #: Ray's own description of what a job needs on the nodes: pip, conda, env_vars, working_dir, container, …
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    #: Network interface between the nodes of a run. None is the one that leads to the first node.
+    interface: Text | None = None
+    #: Python of the driver on the cluster. None is the one that runs the controller, or with a ``runtime_env`` the one
+    #: that this brings.
+    python: Text | None = None
+    #: Seconds that a run has to checkpoint in after a request to stop.
+    grace_s: PositiveInt = 30
+    #: Whether the cluster starts nodes on demand, so that the present ones do not limit what a run may ask for.
+    autoscales: bool = False
 
 
 Backend = Annotated[Local | Slurm | Ray, Field(discriminator="name")]

@@ -28,7 +28,7 @@ from orchestrator.launch import network
 from orchestrator.launch.attempts import close_attempt, open_attempt_dir
 from orchestrator.launch.memory import oom_kills
 from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stop, judge, saved_steps
-from orchestrator.launch.supervision import supervise, take_signals
+from orchestrator.launch.supervision import supervise, take_signals, tie_to_parent
 from orchestrator.launch.torchrun import LOOPBACK, Rendezvous, build_command, build_environment
 from orchestrator.processes import ProcessName
 from orchestrator.retry import Ending
@@ -48,6 +48,7 @@ class Options:
     backend: str
     job_id: str
     once: bool
+    tied_to: int | None
     nodes: int
     node_rank: int
     rendezvous: str
@@ -66,6 +67,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     take_signals()
     options = _parse(command_line)
     run_dir = RunDir(options.run_dir)
+    if options.tied_to is not None and not tie_to_parent(options.tied_to):
+        return _leave(EXIT_RESUMABLE, "what started the launcher is gone; nothing is started")
     try:
         if not run_dir.spec_path.exists():
             return _refuse(f"{run_dir.spec_path} does not exist; the controller writes it before it submits a run")
@@ -83,6 +86,7 @@ def _parse(command_line: Sequence[str] | None) -> Options:
     parser.add_argument("--backend", required=True, help="what started the launcher")
     parser.add_argument("--job-id", default=str(os.getpid()), help="the backend's name for the job (this process)")
     parser.add_argument("--once", action="store_true", help="leave if the token was claimed before")
+    parser.add_argument("--tied-to", type=int, metavar="PID", help="its parent process, with which it stops")
     parser.add_argument("--nodes", type=int, default=1, help="launchers of this attempt, one per node")
     parser.add_argument("--node-rank", type=int, default=0, help="number of this node, from 0")
     parser.add_argument("--node-rank-variable", metavar="NAME", help="environment variable that has the node's number")

@@ -45,6 +45,12 @@ def take_signals() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def tie_to_parent(parent: int) -> bool:
+    """Have the kernel ask this process to stop when its parent dies. False if it is dead already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return os.getppid() == parent
+
+
 def supervise(
     command: Sequence[str],
     environment: Mapping[str, str],
