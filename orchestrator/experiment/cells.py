@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from orchestrator.experiment.axes import SECTIONS
+from orchestrator.experiment.axes import SECTIONS, Setting
 from orchestrator.experiment.explain import raise_problems
-from orchestrator.experiment.grid import Extra, Grid
-from orchestrator.experiment.nodes import Position, Problem
+from orchestrator.experiment.grid import Extra, Grid, Sampling
+from orchestrator.experiment.nodes import Position, Problem, plain
 from orchestrator.experiment.schema import Resources
+from orchestrator.experiment.search import Exhausted, Sample, Scalar, Search, cell_key, samples
 from orchestrator.experiment.sections import SectionStore, Tree, locate
 from orchestrator.spec import run_id_of_texts
 from trainers.config import IDENTITY_SECTIONS, Inconsistent, RunConfig
@@ -35,6 +36,7 @@ class Cell:
         axes: axis -> label, in the order of the experiment's axes.
         config: the run, fully resolved and validated.
         resources: what each of its attempts asks for.
+        sample: where it stands in the experiment's search, if there is one.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Cell:
     axes: Mapping[str, str]
     config: RunConfig
     resources: Resources
+    sample: Sample | None = None
 
     @property
     def title(self) -> str:
@@ -111,12 +114,12 @@ class _Expander:
     def expand(self) -> Expansion:
         seen: dict[str, _Seen] = {}
         changed, excluded = [0] * len(self.grid.rules), [0] * len(self.grid.excludes)
-        for origin, tree in itertools.chain(self._product(), self._included()):
+        for origin, tree, sample in self._sampled(itertools.chain(self._product(), self._included())):
             self.store.apply(tree, self.grid.overrides)
             self._apply_rules(tree, changed)
             if not isinstance(origin, Extra) and self._is_excluded(tree, excluded):
                 continue
-            cell = self._cell(len(seen), tree)
+            cell = self._cell(len(seen), tree, sample)
             if cell is None:
                 continue
             first = seen.setdefault(cell.run_id, _Seen(cell, origin))
@@ -150,6 +153,48 @@ class _Expander:
             self.store.apply(tree, extra.settings)
             yield extra, tree
 
+    def _sampled(self, cells: Iterator[tuple[Origin, Tree]]) -> Iterator[tuple[Origin, Tree, Sample | None]]:
+        """Each cell once for each of its samples."""
+        sampling = self.grid.sampling
+        if sampling is None or not sampling.axes:
+            yield from ((origin, tree, None) for origin, tree in cells)
+            return
+        # Cells that differ in their seeds alone share their samples, and what is computed of them.
+        known: dict[str, list[tuple[Mapping[str, Scalar], list[Setting]]]] = {}
+        for number, (origin, tree) in enumerate(cells):
+            key = cell_key(self._settings_of(origin))
+            if key not in known:
+                known[key] = list(self._drawn(sampling, key))
+                self._try_ends(sampling, tree)
+            for count, (values, settings) in enumerate(known[key]):
+                sampled = list(tree)
+                self.store.apply(sampled, settings)
+                yield origin, sampled, Sample(number, count, values)
+
+    def _settings_of(self, origin: Origin) -> dict[str, object]:
+        if isinstance(origin, Extra):
+            return plain(origin.node)  # type: ignore[no-any-return]
+        return {
+            axis.name: plain(axis.values[index])
+            for group, index in zip(self.grid.groups, origin, strict=True)
+            for axis in group.axes
+        }
+
+    def _drawn(self, sampling: Sampling, key: str) -> Iterator[tuple[Mapping[str, Scalar], list[Setting]]]:
+        try:
+            for values in samples(sampling.space, sampling.search.seed, key, sampling.search.known_samples):
+                yield values, [axis.setting(values[axis.name]) for axis in sampling.axes]
+        except Exhausted as error:
+            self.problems.append(Problem(sampling.at, f"search.samples={sampling.search.samples}: {error}"))
+
+    def _try_ends(self, sampling: Sampling, tree: Tree) -> None:
+        """Validate the ends of each distribution, so that no sample that comes later can be out of range."""
+        for axis in sampling.axes:
+            for end in axis.distribution.ends:
+                tried = list(tree)
+                self.store.apply(tried, [axis.setting(end)])
+                self.store.validated(tried)
+
     def _apply_rules(self, tree: Tree, counts: list[int]) -> None:
         for number, rule in enumerate(self.grid.rules):
             if self.store.matches(rule.pattern, tree):
@@ -165,7 +210,7 @@ class _Expander:
                 result = True
         return result
 
-    def _cell(self, index: int, tree: Tree) -> Cell | None:
+    def _cell(self, index: int, tree: Tree, sample: Sample | None) -> Cell | None:
         sections = self.store.validated(tree)
         if sections is None:
             return None
@@ -174,11 +219,13 @@ class _Expander:
         resources: Resources = sections[-1].value
         try:
             config = RunConfig.model_validate({name: sections[number].value for number, name in _RUN_SECTIONS})
-            _check_world_size(config, resources)
+            check_world_size(config, resources)
+            if sample is not None and self.grid.sampling is not None:
+                check_stop(self.grid.sampling.search, config)
         except (ValidationError, Inconsistent) as error:
             self._add_inconsistent(_inconsistent(error), tree, axes)
             return None
-        return Cell(index, run_id, axes, config, resources)
+        return Cell(index, run_id, axes, config, resources, sample)
 
     # Problems.
 
@@ -196,7 +243,8 @@ class _Expander:
             for axis in group.axes:
                 if axis.name == axis_name:
                     return axis.values[index].at
-        return None
+        sampled = self.grid.sampling.axes if self.grid.sampling is not None else ()
+        return next((axis.at for axis in sampled if axis.name == axis_name), None)
 
     def _duplicate(self, first: _Seen, second: _Seen) -> Problem:
         differing = [name for name, value in first.cell.axes.items() if second.cell.axes[name] != value]
@@ -243,7 +291,12 @@ def _inconsistent(error: ValidationError | Inconsistent) -> Inconsistent:
     return cause
 
 
-def _check_world_size(config: RunConfig, resources: Resources) -> None:
+def check_world_size(config: RunConfig, resources: Resources) -> None:
+    """Whether the batch can be divided over the processes.
+
+    Raises:
+        Inconsistent: it cannot.
+    """
     world_size, batch, accumulation = resources.world_size, config.train.batch_size, config.train.accumulation
     processes = f"{world_size} processes (nodes={resources.nodes}, processes per node: {resources.processes})"
     if (batch // accumulation) % world_size:
@@ -260,6 +313,30 @@ def _check_world_size(config: RunConfig, resources: Resources) -> None:
             "resources",
             f"the {groups} batch-norm groups of method.bn_group_size={group} cannot be dealt to {processes}; "
             f"use a number of processes that divides {groups}",
+        )
+
+
+def check_stop(search: Search, config: RunConfig) -> None:
+    """Whether a search can stop this run early.
+
+    Raises:
+        Inconsistent: its metric is not measured before the end, or no epoch is left to stop it at.
+    """
+    if search.stop is None:
+        return
+    knn = config.evaluate.knn
+    is_measured = search.metric.startswith("eval/knn") and knn is not None and knn.every_epochs is not None
+    if search.metric.startswith("eval/") and not is_measured:
+        raise Inconsistent(
+            "evaluate",
+            f"search.stop={search.stop.name} judges runs by {search.metric}, which is not measured before their end; "
+            "set evaluate.knn.every_epochs, and search.metric to a metric of knn",
+        )
+    if search.stop.grace_epochs >= config.train.epochs:
+        raise Inconsistent(
+            "train.epochs",
+            f"search.stop.grace_epochs={search.stop.grace_epochs} leaves nothing to stop of "
+            f"train.epochs={config.train.epochs}; use a smaller one",
         )
 
 

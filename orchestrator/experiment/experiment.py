@@ -17,6 +17,7 @@ from orchestrator.experiment.explain import problems_of, raise_problems
 from orchestrator.experiment.grid import Grid, parse_grid
 from orchestrator.experiment.nodes import Entry, ListNode, MapNode, Node, Position, Problem, ScalarNode, fail
 from orchestrator.experiment.schema import Backend, Options, Report, Resources, Retries, Tracking
+from orchestrator.experiment.search import Search
 from orchestrator.experiment.sections import locate
 from orchestrator.experiment.settings import complete
 from orchestrator.experiment.shape import find
@@ -68,6 +69,10 @@ class Experiment:
     @property
     def retries(self) -> Retries:
         return self.options.retries
+
+    @property
+    def search(self) -> Search | None:
+        return self.options.search
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -146,14 +151,15 @@ def load_experiment(
     """
     environment = os.environ if environment is None else environment
     document = read_document(str(path), overrides, environment, None if site is None else str(site))
+    options = _options(document)
     return Experiment(
         path=Path(path),
         text=document.files[0].content.decode("utf-8-sig"),
         digest=document.digest,
         overrides=tuple(overrides),
         site=site,
-        options=_options(document),
-        grid=parse_grid(document),
+        options=options,
+        grid=parse_grid(document, options.search),
     )
 
 
@@ -186,8 +192,25 @@ def _options(document: Document) -> Options:
     except ValidationError as error:
         raise_problems(problems_of(error, root, OPTIONS_SHAPE))
         raise
-    raise_problems(_report_problems(root, options.report))
+    raise_problems([*_report_problems(root, options.report), *_search_problems(root, options)])
     return options
+
+
+def _search_problems(root: MapNode, options: Options) -> Iterator[Problem]:
+    """What of a search only one backend can carry out."""
+    node, search = root.get("search"), options.search
+    if search is None or not isinstance(node, MapNode) or options.backend.name == "ray":
+        return
+    needing = {"sampler": search.sampler if search.sampler != "random" else None, "stop": search.stop}
+    for key, value in needing.items():
+        if value is not None:
+            shown = value if isinstance(value, str) else value.name
+            instead = "random" if key == "sampler" else "null"
+            yield Problem(
+                node.entries[key].node.at,
+                f"search.{key}={shown} is carried out by Ray Tune, and the backend is {options.backend.name}; "
+                f"use backend ray, or --set search.{key}={instead}",
+            )
 
 
 def _report_problems(root: MapNode, report: Report) -> list[Problem]:

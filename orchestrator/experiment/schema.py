@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
+from orchestrator.experiment.search import Search
 from orchestrator.state import Cause
 from trainers.config import NaturalInt, PositiveInt, Section
 
@@ -301,6 +302,7 @@ class Options(Section):
     """Everything typed of an experiment file but its runs."""
 
     name: Annotated[str, AfterValidator(_experiment_name)]
+    search: Search | None = None
     resources: Resources = Resources()
     backend: Backend = Local()
     tracking: Tracking = Tracking()
@@ -309,4 +311,4 @@ class Options(Section):
 
 
 #: Every key that may stand at the top of an experiment file, in the order of the guide.
-TOP_LEVEL = ("name", "extends", *GRID_SECTIONS, "resources", "backend", "tracking", "report", "retries")
+TOP_LEVEL = ("name", "extends", *GRID_SECTIONS, "search", "resources", "backend", "tracking", "report", "retries")
