@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.backends.slurm.commands import chunks, environment, sentence_of
+from orchestrator.backends.backoff import Backoff
 from orchestrator.backends.slurm.queue import (
     Answer,
-    Backoff,
     Line,
     ended_rows,
     living_rows,
