@@ -183,7 +183,9 @@ class Controller:
         is_asked_more = has_result and self._is_asked_more(job.run_id, run_dir)
         status = run_dir.read_status()
         silent_s = None if status is None else self._clock() - status.heartbeat
-        return Evidence(has_result, is_asked_more, attempt, status, silent_s)
+        early = run_dir.read_early_stop()
+        ended_early = early.sentence if early is not None and early.token == job.token else ""
+        return Evidence(has_result, is_asked_more, attempt, status, silent_s, ended_early)
 
     def _is_asked_more(self, run_id: str, run_dir: RunDir) -> bool:
         """Whether the user has asked for another evaluation since the job was given its spec."""

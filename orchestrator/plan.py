@@ -58,6 +58,7 @@ class Evidence:
         attempt: record of the job's newest attempt; None if its launcher has not begun one.
         status: the trainer's status, whichever attempt wrote it.
         silent_s: seconds since the trainer wrote its status; None if it has not.
+        ended_early: why a search has ended the job before the run's last step; empty if none has.
     """
 
     has_result: bool = False
@@ -65,6 +66,7 @@ class Evidence:
     attempt: AttemptRecord | None = None
     status: Status | None = None
     silent_s: float | None = None
+    ended_early: str = ""
 
     @property
     def is_speaking(self) -> bool:
@@ -159,6 +161,8 @@ def decide(run: RunPicture, budgets: Budgets, absence_deadline_s: float) -> list
 
 def _ended(run: RunPicture, job: LivingJob, budgets: Budgets) -> EndJob:
     attempt, status = run.evidence.attempt, run.evidence.status
+    if run.evidence.ended_early:
+        return _end(run, job, Cause.DONE, run.evidence.ended_early, RunState.COMPLETED, run.evidence.ended_early)
     end = ending_of(attempt, status, job.seen)
     if end.cause is Cause.CANCELLED and job.stop_requested and attempt is None:
         return _end(run, job, end.cause, end.detail, RunState.PLANNED, "")  # it was still waiting

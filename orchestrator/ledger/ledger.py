@@ -1,66 +1,28 @@
-"""Reading and changing the ledger. Every change is one short exclusive transaction, so two controllers never mix.
-
-State changes are compare-and-set: a controller that decided on an old picture changes nothing.
-"""
+"""Reading and changing the ledger: experiments and their runs here, jobs in what it is built on."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DatabaseError, OperationalError
 
-from orchestrator.backends.base import Job, JobRequest
-from orchestrator.errors import EnvironmentProblem, InputError
-from orchestrator.ledger.rows import ExperimentRow, JobRow, NewRun, RunRow, Wanted, experiment_row, job_row, run_row
-from orchestrator.ledger.schema import cells, cursors, events, experiments, jobs, migrate, runs
-from orchestrator.plan import EndJob, Move
-from orchestrator.state import MOVES, READY, RunState
-
-#: SQLite allows 32,766 bound values in one statement; this many run ids at once stays well below.
-_CHUNK = 5000
+from orchestrator.errors import InputError
+from orchestrator.ledger.database import chunks
+from orchestrator.ledger.jobs import JobLedger
+from orchestrator.ledger.rows import ExperimentRow, NewRun, RunRow, Wanted, experiment_row, run_row
+from orchestrator.ledger.schema import cells, cursors, experiments, runs
+from orchestrator.state import RunState
 
 
-class Ledger:
+class Ledger(JobLedger):
     """The database at ``path``, created and migrated when opened.
 
     Raises:
         EnvironmentProblem: the file cannot be opened or written, or is no ledger.
     """
-
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
-        self._clock = clock
-        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60}, poolclass=sa.pool.NullPool)
-        sa.event.listen(self._engine, "connect", _leave_transactions_to_us)
-        sa.event.listen(self._engine, "begin", _begin_immediately)
-        with self._transaction() as connection:
-            migrate(connection)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except OperationalError as error:
-            raise EnvironmentProblem(
-                f"{self.path}: the ledger cannot be used ({error.orig}); check the disk's space and permissions"
-            ) from error
-        except DatabaseError as error:
-            if "not a database" in str(error.orig) or "malformed" in str(error.orig):
-                raise EnvironmentProblem(
-                    f"{self.path}: not a ledger, or damaged ({error.orig}); move it away: "
-                    "`sweep submit` rebuilds it from the run directories"
-                ) from error
-            raise
 
     # --- experiments and runs ---------------------------------------------------------------------------------------
 
@@ -111,12 +73,12 @@ class Ledger:
 
     @staticmethod
     def _asked_anew(connection: sa.Connection, new_runs: Sequence[NewRun]) -> list[str]:
-        """Completed runs of which another evaluation is asked for than before."""
+        """Runs that completed in full, and of which another evaluation is asked for than before."""
         wanted = {run.run_id: run.config.get("evaluate") for run in new_runs}
         found: list[str] = []
-        for chunk in _chunks(list(wanted)):
+        for chunk in chunks(list(wanted)):
             query = sa.select(runs.c.run_id, runs.c.config).where(
-                runs.c.run_id.in_(chunk), runs.c.state == RunState.COMPLETED
+                runs.c.run_id.in_(chunk), runs.c.state == RunState.COMPLETED, runs.c.reason == ""
             )
             found += [
                 run_id
@@ -212,27 +174,11 @@ class Ledger:
             query = sa.select(cells.c.run_id).where(cells.c.experiment == name, cells.c.run_id.in_(others))
             return set(connection.execute(query).scalars())
 
-    def newest_jobs(self, name: str) -> dict[str, tuple[JobRow, int]]:
-        """Run id -> its newest job and how many there were, for the runs of the experiment that had one."""
-        with self._transaction() as connection:
-            query = (
-                sa.select(jobs)
-                .join(cells, cells.c.run_id == jobs.c.run_id)
-                .where(cells.c.experiment == name)
-                .order_by(jobs.c.created)
-            )
-            found = connection.execute(query).mappings().all()
-        newest: dict[str, tuple[JobRow, int]] = {}
-        for row in found:
-            job = job_row(row)
-            newest[job.run_id] = (job, newest.get(job.run_id, (job, 0))[1] + 1)
-        return newest
-
     def configs(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """Run id -> configuration, as it will stand in spec.json."""
         result: dict[str, Any] = {}
         with self._transaction() as connection:
-            for chunk in _chunks(run_ids):
+            for chunk in chunks(run_ids):
                 query = sa.select(runs.c.run_id, runs.c.config).where(runs.c.run_id.in_(chunk))
                 result.update({run_id: json.loads(config) for run_id, config in connection.execute(query)})
         return result
@@ -241,57 +187,10 @@ class Ledger:
         """Run id -> state, for those that the ledger knows."""
         result: dict[str, RunState] = {}
         with self._transaction() as connection:
-            for chunk in _chunks(run_ids):
+            for chunk in chunks(run_ids):
                 query = sa.select(runs.c.run_id, runs.c.state).where(runs.c.run_id.in_(chunk))
                 result.update({run_id: RunState(state) for run_id, state in connection.execute(query)})
         return result
-
-    def move(self, run_id: str, to: RunState, reason: str = "", token: str = "") -> bool:
-        """Move a run to another state if that is a legal move from where it is now; True if it moved."""
-        return bool(self.move_all([Move(run_id, to, reason, token)]))
-
-    def move_all(self, moves: Iterable[Move]) -> list[str]:
-        """Move runs, those for which it is legal; their ids."""
-        now = self._clock()
-        with self._transaction() as connection:
-            return self._move_all(connection, moves, now)
-
-    def _move_all(self, connection: sa.Connection, moves: Iterable[Move], now: float) -> list[str]:
-        alike: dict[tuple[RunState, str], dict[str, str]] = defaultdict(dict)
-        for move in moves:
-            alike[move.state, move.reason][move.run_id] = move.token
-        return [
-            run_id
-            for (state, reason), tokens in alike.items()
-            for run_id in self._move_many(connection, tokens, state, reason, now)
-        ]
-
-    def _move(self, connection: sa.Connection, run_id: str, to: RunState, reason: str, token: str, now: float) -> bool:
-        return bool(self._move_many(connection, {run_id: token}, to, reason, now))
-
-    @staticmethod
-    def _move_many(
-        connection: sa.Connection, tokens: Mapping[str, str], to: RunState, reason: str, now: float
-    ) -> list[str]:
-        """Move runs (run id -> token) to one state, by statements for thousands; the ids of those that moved."""
-        sources = [state for state, targets in MOVES.items() if to in targets]
-        moved: list[str] = []
-        for chunk in _chunks(list(tokens)):
-            where = sa.and_(runs.c.run_id.in_(chunk), runs.c.state.in_(sources))
-            # No other transaction runs, so that what was found is what is changed.
-            found = connection.execute(sa.select(runs.c.run_id).where(where)).scalars().all()
-            if found:
-                connection.execute(sa.update(runs).where(where).values(state=to, reason=reason, updated=now))
-                moved += found
-        if moved:
-            connection.execute(
-                sa.insert(events),
-                [
-                    {"time": now, "run_id": run_id, "token": tokens[run_id], "state": to, "detail": reason}
-                    for run_id in moved
-                ],
-            )
-        return moved
 
     def reset(self, run_ids: Sequence[str], reason: str) -> int:
         """Give runs that have ended or stopped a fresh budget and make them ready; how many there were."""
@@ -300,190 +199,9 @@ class Ledger:
 
     def _reset(self, connection: sa.Connection, run_ids: Sequence[str], now: float, reason: str) -> int:
         moved = self._move_many(connection, dict.fromkeys(run_ids, ""), RunState.PLANNED, reason, now)
-        for chunk in _chunks(moved):
+        for chunk in chunks(moved):
             connection.execute(sa.update(runs).where(runs.c.run_id.in_(chunk)).values(reset_at=now))
         return len(moved)
-
-    # --- jobs -------------------------------------------------------------------------------------------------------
-
-    def open_jobs(
-        self,
-        *,
-        experiment: str,
-        backend: str,
-        candidates: Sequence[JobRequest],
-        admit: Callable[[Sequence[JobRequest], Sequence[Job]], list[JobRequest]],
-        owner: str,
-    ) -> list[JobRequest]:
-        """Write the intent to submit those candidates that ``admit`` lets in, before the backend is called.
-
-        Room is judged and taken in one transaction, against the jobs of all experiments, so that two controllers
-        never fill the same place, and a run that another one has submitted meanwhile is left out.
-        """
-        now = self._clock()
-        with self._transaction() as connection:
-            active = connection.execute(sa.select(jobs).where(jobs.c.backend == backend, jobs.c.ended.is_(None)))
-            active_jobs = [job_row(row).as_job(Path()) for row in active.mappings()]
-            ready = set(
-                connection.execute(
-                    sa.select(runs.c.run_id)
-                    .join(cells, cells.c.run_id == runs.c.run_id)
-                    .where(cells.c.experiment == experiment, runs.c.state.in_(READY))
-                ).scalars()
-            )
-            admitted = admit([request for request in candidates if request.run_id in ready], active_jobs)
-            if admitted:
-                shapes = {shape: json.dumps(asdict(shape)) for shape in {request.shape for request in admitted}}
-                connection.execute(
-                    sa.insert(jobs),
-                    [
-                        {
-                            "token": request.token,
-                            "run_id": request.run_id,
-                            "experiment": experiment,
-                            "backend": backend,
-                            "shape": shapes[request.shape],
-                            "devices": json.dumps(request.devices),
-                            "owner": owner,
-                            "created": now,
-                        }
-                        for request in admitted
-                    ],
-                )
-            tokens = {request.run_id: request.token for request in admitted}
-            self._move_many(connection, tokens, RunState.SUBMITTING, "", now)
-        return admitted
-
-    def adopt_job(self, job: JobRow) -> bool:
-        """Record a living job that the ledger does not know (it was deleted, say). False if the run has one already."""
-        with self._transaction() as connection:
-            try:
-                connection.execute(
-                    sa.insert(jobs).values(
-                        token=job.token,
-                        run_id=job.run_id,
-                        experiment=job.experiment,
-                        backend=job.backend,
-                        job_id=job.job_id,
-                        shape=json.dumps(asdict(job.shape)),
-                        devices=json.dumps(job.devices),
-                        owner=job.owner,
-                        created=job.created,
-                        submitted=job.submitted,
-                    )
-                )
-            except sa.exc.IntegrityError:
-                return False
-            return self._move(connection, job.run_id, RunState.SUBMITTING, "found running", job.token, self._clock())
-
-    def jobs_submitted(self, job_ids: Mapping[str, str]) -> None:
-        """Record the backend's ids (token -> id) of jobs whose intents were written."""
-        if not job_ids:
-            return
-        change = (
-            sa.update(jobs)
-            .where(jobs.c.token == sa.bindparam("of"))
-            .values(job_id=sa.bindparam("id"), submitted=self._clock())
-        )
-        with self._transaction() as connection:
-            connection.execute(change, [{"of": token, "id": job_id} for token, job_id in job_ids.items()])
-
-    def withdraw_jobs(self, tokens: Iterable[str]) -> None:
-        """Take back intents of which it is certain that no job was or will be started; their runs are ready again."""
-        now = self._clock()
-        with self._transaction() as connection:
-            for chunk in _chunks(list(tokens)):
-                found = connection.execute(sa.select(jobs.c.run_id, jobs.c.token).where(jobs.c.token.in_(chunk)))
-                withdrawn = {row.run_id: row.token for row in found}
-                connection.execute(sa.delete(jobs).where(jobs.c.token.in_(chunk)))
-                self._move_many(connection, withdrawn, RunState.PLANNED, "", now)
-
-    def jobs_absent(self, since: Mapping[str, float | None]) -> None:
-        """Record since when (token -> time) the backend does not know jobs; None where it knows them (again)."""
-        if not since:
-            return
-        change = sa.update(jobs).where(jobs.c.token == sa.bindparam("of")).values(absent_since=sa.bindparam("since"))
-        with self._transaction() as connection:
-            connection.execute(change, [{"of": token, "since": moment} for token, moment in since.items()])
-
-    def request_stop(self, tokens: Sequence[str]) -> None:
-        """Mark that the end of these jobs is the user's wish, so that no budget pays for it."""
-        with self._transaction() as connection:
-            for chunk in _chunks(tokens):
-                connection.execute(sa.update(jobs).where(jobs.c.token.in_(chunk)).values(stop_requested=1))
-
-    def end_jobs(self, ends: Iterable[EndJob]) -> set[str]:
-        """End jobs and move their runs, in one transaction; the tokens of those that nobody else had ended before."""
-        now = self._clock()
-        by_token = {end.token: end for end in ends}
-        change = (
-            sa.update(jobs)
-            .where(jobs.c.token == sa.bindparam("of"))
-            .values(
-                ended=now,
-                cause=sa.bindparam("why"),
-                detail=sa.bindparam("what"),
-                first_step=sa.bindparam("from"),
-                last_step=sa.bindparam("to"),
-            )
-        )
-        with self._transaction() as connection:
-            living: list[EndJob] = []
-            for chunk in _chunks(list(by_token)):
-                query = sa.select(jobs.c.token).where(jobs.c.token.in_(chunk), jobs.c.ended.is_(None))
-                living += [by_token[token] for token in connection.execute(query).scalars()]
-            if living:
-                values = [
-                    {"of": e.token, "why": e.cause, "what": e.detail, "from": e.first_step, "to": e.last_step}
-                    for e in living
-                ]
-                connection.execute(change, values)
-                self._move_all(connection, (Move(e.run_id, e.next_state, e.reason, e.token) for e in living), now)
-        return {end.token for end in living}
-
-    def living_jobs(self, name: str) -> list[JobRow]:
-        """Jobs that may live, of all runs in the experiment's grid (also if another experiment submitted them)."""
-        with self._transaction() as connection:
-            query = (
-                sa.select(jobs)
-                .join(cells, cells.c.run_id == jobs.c.run_id)
-                .where(cells.c.experiment == name, jobs.c.ended.is_(None))
-                .order_by(cells.c.position)
-            )
-            found = connection.execute(query).mappings().all()
-        return [job_row(row) for row in found]
-
-    def jobs_of(self, run_id: str) -> list[JobRow]:
-        """All jobs of a run, oldest first."""
-        return self.jobs_of_all([run_id])[run_id]
-
-    def jobs_of_all(self, run_ids: Sequence[str]) -> dict[str, list[JobRow]]:
-        """Run id -> all its jobs, oldest first."""
-        found: dict[str, list[JobRow]] = {run_id: [] for run_id in run_ids}
-        with self._transaction() as connection:
-            for chunk in _chunks(run_ids):
-                query = sa.select(jobs).where(jobs.c.run_id.in_(chunk)).order_by(jobs.c.created)
-                for row in connection.execute(query).mappings():
-                    found[row["run_id"]].append(job_row(row))
-        return found
-
-    def events_of(self, run_id: str) -> list[tuple[float, str, str]]:
-        """(time, state, detail) of everything that happened to a run, oldest first."""
-        with self._transaction() as connection:
-            query = sa.select(events).where(events.c.run_id == run_id).order_by(events.c.id)
-            return [(row["time"], row["state"], row["detail"]) for row in connection.execute(query).mappings()]
-
-    def completed_durations(self) -> list[tuple[Any, float]]:
-        """(configuration, seconds of all its jobs together) of every completed run, whatever its experiment."""
-        seconds = sa.func.sum(jobs.c.ended - jobs.c.submitted)
-        query = (
-            sa.select(runs.c.config, seconds)
-            .join(jobs, jobs.c.run_id == runs.c.run_id)
-            .where(runs.c.state == RunState.COMPLETED, jobs.c.ended.is_not(None), jobs.c.submitted.is_not(None))
-            .group_by(runs.c.run_id)
-        )
-        with self._transaction() as connection:
-            return [(json.loads(config), taken) for config, taken in connection.execute(query)]
 
     # --- collection -------------------------------------------------------------------------------------------------
 
@@ -505,21 +223,6 @@ class Ledger:
                     index_elements=["uri", "experiment", "run_id"], set_={"cursor": upsert.excluded.cursor}
                 )
             )
-
-
-def _leave_transactions_to_us(dbapi_connection: Any, _record: Any) -> None:
-    # The sqlite3 module would begin transactions by itself, and only at the first write: too late for
-    # read-then-write. (SQLAlchemy's documented recipe.)
-    dbapi_connection.isolation_level = None
-    dbapi_connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _begin_immediately(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _chunks(items: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
 
 
 def _runs_query() -> sa.Select[Any]:

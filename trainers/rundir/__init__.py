@@ -7,6 +7,7 @@ from trainers.rundir.layout import RunDir
 from trainers.rundir.records import (
     AttemptRecord,
     Claim,
+    EarlyStop,
     Manifest,
     Metric,
     Phase,
@@ -19,6 +20,7 @@ from trainers.rundir.records import (
 __all__ = [
     "AttemptRecord",
     "Claim",
+    "EarlyStop",
     "Manifest",
     "Metric",
     "Phase",

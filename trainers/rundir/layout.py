@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.rundir import atomic
-from trainers.rundir.records import AttemptRecord, Claim, Manifest, Metric, RankFailure, Result, Status
+from trainers.rundir.records import AttemptRecord, Claim, EarlyStop, Manifest, Metric, RankFailure, Result, Status
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,17 @@ class RunDir:
         """Exists once nothing may be started, or started again, for the submission ``token``."""
         return self.path / "claims" / f"{token}.stop"
 
+    def early_stop_path(self, token: str) -> Path:
+        """Exists once a search has ended the submission ``token`` early: nothing is to be started for it any more."""
+        return self.path / "claims" / f"{token}.early.json"
+
+    def stop_early(self, stop: EarlyStop) -> None:
+        """End a submission early: first why, then the request to stop, which whoever carries the run obeys."""
+        path = self.early_stop_path(stop.token)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(path, stop.to_json())
+        self.stop_path(stop.token).touch()
+
     def revoke(self, token: str, host: str) -> bool:
         """Claim a submission for nobody, so that no launcher can. False if one has claimed it before."""
         claim = Claim(token=token, pid=0, create_time=0.0, host=host, boot_id="")
@@ -122,6 +133,17 @@ class RunDir:
     def read_claim(self, token: str) -> Claim | None:
         value = atomic.read_json(self.claim_path(token))
         return None if value is None else Claim.from_json(value)
+
+    def read_early_stop(self) -> EarlyStop | None:
+        """Why the run ended early; None if it did not, or has been started again since, or has a result."""
+        if self.result_path.exists():
+            return None
+        for number in reversed(self.attempt_numbers()):
+            newest = self.read_attempt(number)
+            if newest is not None:
+                value = atomic.read_json(self.early_stop_path(newest.token))
+                return None if value is None else EarlyStop.from_json(value)
+        return None
 
     def attempt_numbers(self) -> list[int]:
         """Numbers of all attempts so far, oldest first."""

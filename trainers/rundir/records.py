@@ -178,6 +178,31 @@ class Claim(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStop(Record):
+    """``claims/<token>.early.json``: a search found the run worse than others, and ended it before its last step.
+
+    Attributes:
+        token: the submission that ended here.
+        rule: what decided, such as ``asha``.
+        metric, value: by what, and what it was at ``step``, which ``epoch`` (fractional) epochs are.
+        time: seconds since the Unix epoch.
+    """
+
+    token: str
+    rule: str
+    metric: str
+    value: float
+    step: int
+    epoch: float
+    time: float = 0.0
+
+    @property
+    def sentence(self) -> str:
+        """For people: the reason of the run's state."""
+        return f"stopped early at epoch {self.epoch:g} by {self.rule} ({self.metric} {self.value:.4g})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankFailure(Record):
     """``attempts/<n>/rank_<r>.failure.json``: what ended one rank. Written by the rank, or for it if it was killed.
 
