@@ -30,7 +30,7 @@ from orchestrator.workspace import Workspace, find_workspace, prepare_workspace
 #: Below this, a checkpoint of a small network and its predecessor may not fit.
 _LOW_DISK_BYTES = 2 << 30
 #: Backend -> module with a function ``check(backend's options, shape of jobs, workspace)`` that yields findings.
-_CHECKS = {"slurm": "orchestrator.backends.slurm.checks"}
+_CHECKS = {"slurm": "orchestrator.backends.slurm.checks", "ray": "orchestrator.backends.ray.checks"}
 
 
 def examine(options: Options, workspace_option: str | None, *, as_json: bool) -> bool:
