@@ -6,21 +6,19 @@ submitted. So all sweeps live at the same time, and each test looks at one of th
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.slurm.client_shims import SBATCH, SQUEUE, calls, shim
 from tests.integration.slurm.cluster import Cluster
-from tests.integration.slurm.stubbed_sweep import StubbedSweep, wait_for_all
+from tests.integration.slurm.stubbed_sweep import SlurmSweep
+from tests.integration.stubbed_sweep import killed_at, wait_for_all
 
 RUNS = 2
-KILLED_AT = Path(__file__).parent / "killed_at"
 TWO_AT_ONCE = "two at once"
 
 _SPEC = r"^open .*/runs/\w{12}/\.spec\.json"
@@ -40,15 +38,14 @@ MUTE = ("fails", "hangs")
 SENT = {*SBATCH, "sbatch has returned"}
 
 
-def killing(sweep: StubbedSweep, moment: str) -> Mapping[str, str]:
+def killing(sweep: SlurmSweep, moment: str) -> Mapping[str, str]:
     """The environment in which a controller dies at that moment."""
     if moment in SBATCH:
         return shim(sweep.folder / "programs", "sbatch", SBATCH[moment])
-    search_path = os.pathsep.join([str(KILLED_AT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {"PYTHONPATH": search_path, "KILLED_AT": "\n".join(MOMENTS[moment])}
+    return killed_at(MOMENTS[moment])
 
 
-def submit_on_hold(sweeps: Mapping[str, StubbedSweep], cluster: Cluster) -> None:
+def submit_on_hold(sweeps: Mapping[str, SlurmSweep], cluster: Cluster) -> None:
     """Submit these sweeps of one run: some wait, two run on their two nodes, and none gets on."""
     for sweep in sweeps.values():
         sweep.workspace.mkdir()
@@ -57,7 +54,7 @@ def submit_on_hold(sweeps: Mapping[str, StubbedSweep], cluster: Cluster) -> None
     cluster.wait_for(lambda: cluster.run("squeue", "-rho", "%t").split().count("R") == 2)
 
 
-def die_and_go_on(sweeps: Mapping[str, StubbedSweep]) -> list[subprocess.Popen[bytes]]:
+def die_and_go_on(sweeps: Mapping[str, SlurmSweep]) -> list[subprocess.Popen[bytes]]:
     """Let a controller of each sweep die at the moment that it is named for; those that take its place."""
     first = {moment: sweep.submit(killing(sweep, moment)) for moment, sweep in sweeps.items()}
     for moment, code in zip(first, wait_for_all(list(first.values()), 60), strict=True):
@@ -66,18 +63,18 @@ def die_and_go_on(sweeps: Mapping[str, StubbedSweep]) -> list[subprocess.Popen[b
     return [sweep.watch() for sweep in sweeps.values()]
 
 
-def num_looks(sweep: StubbedSweep) -> int:
+def num_looks(sweep: SlurmSweep) -> int:
     """How often the controller of the sweep has asked squeue and got a wrong answer, or none."""
     return calls(sweep.folder / "programs", "squeue")
 
 
 @pytest.fixture(scope="module")
-def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, StubbedSweep]:
+def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SlurmSweep]:
     """All sweeps, each when its controllers have left."""
     folder = tmp_path_factory.mktemp("once")
 
-    def sweep(name: str, runs: int, **options: Any) -> StubbedSweep:
-        return StubbedSweep(folder / name.replace(" ", "-"), cluster, runs, **options)
+    def sweep(name: str, runs: int, **options: Any) -> SlurmSweep:
+        return SlurmSweep(folder / name.replace(" ", "-"), cluster, runs, **options)
 
     def misled(way: str) -> subprocess.Popen[bytes]:
         lies = mute if way in MUTE else wrong
@@ -108,7 +105,7 @@ def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mapping
 
 
 @pytest.mark.parametrize("moment", [*MOMENTS, *SBATCH])
-def test_a_controller_that_is_killed_loses_and_doubles_nothing(moment: str, ended: Mapping[str, StubbedSweep]) -> None:
+def test_a_controller_that_is_killed_loses_and_doubles_nothing(moment: str, ended: Mapping[str, SlurmSweep]) -> None:
     sweep = ended[moment]
     sweep.assert_each_run_was_done_once(RUNS)
     sweep.assert_no_job_was_in_vain()
@@ -116,13 +113,13 @@ def test_a_controller_that_is_killed_loses_and_doubles_nothing(moment: str, ende
         assert len(sweep.manifests()) == 1, "what SLURM had was not found again"
 
 
-def test_two_controllers_at_once_submit_every_run_once(ended: Mapping[str, StubbedSweep]) -> None:
+def test_two_controllers_at_once_submit_every_run_once(ended: Mapping[str, SlurmSweep]) -> None:
     ended[TWO_AT_ONCE].assert_each_run_was_done_once(RUNS)
     ended[TWO_AT_ONCE].assert_no_job_was_in_vain()
 
 
 @pytest.mark.parametrize("way", SQUEUE)
-def test_a_wrong_answer_of_squeue_loses_and_doubles_no_run(way: str, ended: Mapping[str, StubbedSweep]) -> None:
+def test_a_wrong_answer_of_squeue_loses_and_doubles_no_run(way: str, ended: Mapping[str, SlurmSweep]) -> None:
     sweep = ended[way]
     sweep.assert_each_run_was_done_once(1)
     if way in MUTE:

@@ -14,7 +14,8 @@ import pytest
 
 from orchestrator.state import Cause
 from tests.integration.slurm.cluster import Cluster
-from tests.integration.slurm.stubbed_sweep import StubbedSweep, wait_for_all
+from tests.integration.slurm.stubbed_sweep import SlurmSweep
+from tests.integration.stubbed_sweep import wait_for_all
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from tests.integration.slurm.stubbed_sweep import StubbedSweep, wait_for_all
 def test_every_run_goes_through_the_scheduler_once(
     runs: int, timeout_s: float, cluster: Cluster, tmp_path: Path
 ) -> None:
-    sweep = StubbedSweep(tmp_path / "scale", cluster, runs)
+    sweep = SlurmSweep(tmp_path / "scale", cluster, runs)
     started = time.monotonic()
     assert sweep.submit().wait(timeout=60) == 0, sweep.output()
     submitted = time.monotonic()
@@ -41,7 +42,7 @@ def test_every_run_goes_through_the_scheduler_once(
 def test_preemption_at_random_loses_and_doubles_nothing(
     runs: int, preemptions: int, timeout_s: float, cluster: Cluster, tmp_path: Path
 ) -> None:
-    sweep = StubbedSweep(tmp_path / "preempted", cluster, runs, steps=150)
+    sweep = SlurmSweep(tmp_path / "preempted", cluster, runs, steps=150)
     assert sweep.submit().wait(timeout=60) == 0, sweep.output()
     with urgent_jobs(cluster, preemptions, may_begin=lambda: any(sweep.attempts().values())):
         assert wait_for_all([sweep.watch()], timeout_s) == [0], sweep.output()
