@@ -66,6 +66,8 @@ def check(
         yield resources(cluster.api.nodes(), shape, options)
         yield object_stores(cluster.api.object_stores())
         yield from send_probe(cluster.api, options, shape, workspace, deadline_s)
+    except Refused as refusal:
+        yield Finding("ray", Verdict.WRONG, str(refusal))
     except Unreachable as problem:
         yield unanswered(problem)
 

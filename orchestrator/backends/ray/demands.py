@@ -68,7 +68,9 @@ def _too_large(nodes: Sequence[Node], shape: JobShape, bundle: Mapping[str, floa
                     f"; use {most:g} or fewer{_ADD}"
                 )
             case "GPU" if most == 0:
-                yield f"resources.gpus_per_node={shape.gpus}, and no node of the Ray cluster has a GPU{_ADD}"
+                yield (
+                    f"resources.gpus_per_node={shape.gpus}, and no node of the Ray cluster has a GPU; set it to 0{_ADD}"
+                )
             case "GPU":
                 yield (
                     f"resources.gpus_per_node={shape.gpus}, and no node of the Ray cluster has more than {most:g} GPUs"
@@ -99,7 +101,10 @@ def _no_place(nodes: Sequence[Node], shape: JobShape, bundle: Mapping[str, float
     each = f"{_amounts(bundle)} each" if shape.nodes > 1 else _amounts(bundle)
     fitting = [node.times(bundle) for node in nodes]
     if not any(fitting):
-        yield f"no node of the Ray cluster has {_amounts(bundle)} together (resources, backend.bundle){_ADD}"
+        yield (
+            f"no node of the Ray cluster has {_amounts(bundle)} together (resources, backend.bundle); ask for less"
+            f"{_ADD}"
+        )
     elif options.strategy == "STRICT_SPREAD" and sum(times > 0 for times in fitting) < shape.nodes:
         yield (
             f"a run needs {shape.nodes} nodes with {each} (resources), and the Ray cluster has "
@@ -114,7 +119,7 @@ def _no_place(nodes: Sequence[Node], shape: JobShape, bundle: Mapping[str, float
     elif sum(fitting) < shape.nodes:
         yield (
             f"a run needs {shape.nodes} nodes with {each} (resources), and the whole Ray cluster has room for "
-            f"{sum(fitting)}{_ADD}"
+            f"{sum(fitting)}; ask for less{_ADD}"
         )
 
 

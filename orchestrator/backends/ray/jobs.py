@@ -34,7 +34,7 @@ _TOKENS = "set RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or
 
 
 class Api:
-    """The HTTP interface of one cluster.
+    """The HTTP interface of one cluster. Every question raises Refused where the cluster does not let us in.
 
     Args:
         address: of the dashboard, such as ``http://head:8265``.
@@ -85,13 +85,13 @@ class Api:
         """
         answer = self._fields(self._get("/nodes?view=summary"), "data")
         rows = self._fields(answer["data"], "summary")["summary"]
-        raylets = [(row.get("hostname", ""), row.get("raylet", {})) for row in rows]
-        return {
-            f"{host} ({raylet['nodeId'][:6]})": raylet["objectStoreUsedMemory"]
-            / (raylet["objectStoreUsedMemory"] + raylet["objectStoreAvailableMemory"])
-            for host, raylet in raylets
-            if raylet.get("state") == "ALIVE" and raylet.get("objectStoreAvailableMemory") is not None
-        }
+        found = {}
+        for row in rows:
+            raylet = row.get("raylet", {})
+            used, free = raylet.get("objectStoreUsedMemory", 0), raylet.get("objectStoreAvailableMemory", 0)
+            if raylet.get("state") == "ALIVE" and used + free > 0:  # a node that has just begun has counted nothing yet
+                found[f"{row['hostname']} ({raylet['nodeId'][:6]})"] = used / (used + free)
+        return found
 
     def asks_for_token(self) -> bool:
         """Whether the cluster lets in only who shows its token.
@@ -126,7 +126,9 @@ class Api:
             with _opener(self.address).open(request, timeout=_TIMEOUT_S) as response:
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
-            raise Unreachable(self._refusal(error.code) or self._silent(f"it says {error.code}")) from error
+            if error.code in (401, 403):
+                raise Refused(self._not_let_in()) from error
+            raise Unreachable(self._silent(f"it says {error.code}")) from error
         except urllib.error.URLError as error:
             raise Unreachable(self._silent(str(error.reason))) from error
         except json.JSONDecodeError as error:
@@ -182,7 +184,7 @@ class Api:
                     metadata=dict(metadata),
                 )
         except AuthenticationError as error:
-            raise Refused(self._refusal(403)) from error
+            raise Refused(self._not_let_in()) from error
         except (requests.RequestException, OSError) as error:
             raise Unreachable(self._silent(_last_line(str(error)))) from error
         except (TypeError, ValueError) as error:
@@ -194,9 +196,10 @@ class Api:
         """What an error of Ray's client means for the job, by the answer that it quotes."""
         if submission_id in text and "already exists" in text:
             return
-        status = re.search(r"status code ([0-9]+)", text)
-        answer = _last_line(text.partition(": ")[2] if status else text)
-        if status is not None and status[1].startswith("4"):
+        # The head passes on what an agent has answered, in an answer of its own.
+        statuses = re.findall(r"status code ([0-9]+)", text)
+        answer = _last_line(text)
+        if statuses and statuses[-1].startswith("4"):
             raise Refused(f"Ray refused the job: {answer}; correct the section `backend`") from error
         raise Unreachable(self._silent(answer)) from error
 
@@ -208,9 +211,7 @@ class Api:
     def _not_ray(self) -> str:
         return f"what answers at {self.address} is not the dashboard of Ray; backend.address is its address"
 
-    def _refusal(self, status: int) -> str:
-        if status not in (401, 403):
-            return ""
+    def _not_let_in(self) -> str:
         has = "the token that was shown is not its own" if self._token() else "it asks for a token"
         return f"the Ray cluster at {self.address} lets us not in: {has}; {_TOKENS}"
 
@@ -266,5 +267,5 @@ def _text_of(path: Path) -> str:
 
 def _last_line(text: str) -> str:
     """What a traceback, or a message of several lines, comes to."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
     return (lines[-1] if lines else "it does not say why").rstrip(".")[:500]
