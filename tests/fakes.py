@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from orchestrator.backends.base import Job, JobRequest, JobShape, Refused, Sighting, Terms
 from orchestrator.errors import EnvironmentProblem
@@ -30,6 +31,7 @@ class FakeScheduler:
         says_no: refuse what is beyond the room with an error.
         causes: token -> why the job ended, where the scheduler knows.
         answers: whether a poll is answered at all.
+        logs: token -> what its job prints.
     """
 
     name = "local"
@@ -48,6 +50,7 @@ class FakeScheduler:
         self.says_no = False
         self.causes: dict[str, Cause] = {}
         self.answers = True
+        self.logs: dict[str, Path] = {}
 
     def prepare(self, terms: Terms) -> None:
         pass
@@ -91,6 +94,12 @@ class FakeScheduler:
             return False
         self.revoked.add(job.token)
         return True
+
+    def log_path(self, job: Job) -> Path | None:
+        return self.logs.get(job.token)
+
+    def dashboards(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        return {}
 
     def problems(self, shape: JobShape, terms: Terms) -> list[str]:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.state import Cause, JobState
@@ -13,6 +13,7 @@ from orchestrator.state import Cause, JobState
 if TYPE_CHECKING:  # jobs import this module too, and pydantic takes them a third of a second
     from orchestrator.experiment.schema import Backend as BackendOptions
     from orchestrator.experiment.schema import Retries
+    from orchestrator.studies import Study
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,17 @@ class JobShape:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an experiment says about its jobs as a whole: its sections ``backend`` and ``retries``."""
+    """What an experiment says about its jobs as a whole: its sections ``backend`` and ``retries``.
+
+    Attributes:
+        search: its section of that name, as JSON, and ``studies``: what is suggested or stopped early by it.
+    """
 
     experiment: str
     options: BackendOptions
     retries: Retries
+    search: Mapping[str, Any] | None = None
+    studies: Sequence[Study] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,12 @@ class Backend(Protocol):
 
     def revoke(self, job: Job) -> bool:
         """Make sure that a job which seems absent can never start (again). False if it has started after all."""
+
+    def log_path(self, job: Job) -> Path | None:
+        """Where what the backend started for the job prints, outside of any attempt; None if there is nothing yet."""
+
+    def dashboards(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        """Addresses of web pages that show these jobs -> what they ask of the reader. Asks nobody."""
 
     def problems(self, shape: JobShape, terms: Terms) -> list[str]:
         """Why jobs of this shape can never run here, one sentence each; empty if they can."""

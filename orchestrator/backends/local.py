@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.backends.base import Backend, Job, JobRequest, JobShape, Sighting, Terms
+from orchestrator.backends.source import python_path
 from orchestrator.processes import ProcessName
 from orchestrator.state import JobState
 from orchestrator.workspace import Workspace
@@ -125,9 +126,7 @@ class LocalBackend:
     @staticmethod
     def _environment() -> dict[str, str]:
         # The controller may run from a source checkout that is not installed; its modules must be found from "/".
-        root = str(Path(__file__).resolve().parents[2])
-        inherited = os.environ.get("PYTHONPATH")
-        return {**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])}
+        return {**os.environ, "PYTHONPATH": python_path(os.environ.get("PYTHONPATH"))}
 
     def poll(self, jobs: Sequence[Job]) -> Mapping[str, Sighting]:
         return {job.token: self._look(job) for job in jobs}
@@ -158,6 +157,13 @@ class LocalBackend:
 
     def revoke(self, job: Job) -> bool:
         return RunDir(job.run_dir).revoke(job.token, socket.gethostname())
+
+    def log_path(self, job: Job) -> Path | None:
+        path = job.run_dir / "launcher.log"
+        return path if path.exists() else None
+
+    def dashboards(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        return {}
 
     def problems(self, shape: JobShape, terms: Terms) -> list[str]:
         found = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -253,12 +253,14 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
     snapshot = session.controller.snapshot(found)
     if not session.controller.backend(snapshot.experiment.settings["backend"]["name"]).needs_controller:
         snapshot = session.controller.observe(found)
+    dashboards = _dashboards(session, found)
     if as_json:
         display.print_json(
             {
                 "experiment": snapshot.experiment.name,
                 "wanted": snapshot.experiment.wanted,
                 "states": _state_counts(snapshot),
+                "dashboards": list(dashboards),
                 "runs": [_run_json(session, snapshot, run) for run in snapshot.runs],
             }
         )
@@ -266,7 +268,19 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
     console = display.console()
     console.print(display.summary_line(snapshot))
     console.print(display.status_table(snapshot))
+    for address, demand in dashboards.items():
+        console.print(f"{address} shows its jobs{f' ({demand})' if demand else ''}", style="dim", soft_wrap=True)
     _print_hints(console, session, snapshot)
+
+
+def _dashboards(session: Session, name: str) -> Mapping[str, str]:
+    """Web pages of the clusters that have living jobs of the experiment -> what they ask of the reader."""
+    jobs = session.ledger.living_jobs(name)
+    found: dict[str, str] = {}
+    for backend in dict.fromkeys(job.backend for job in jobs):
+        of_backend = [job.as_job(session.workspace.run_dir(job.run_id).path) for job in jobs if job.backend == backend]
+        found.update(session.controller.backend(backend).dashboards(of_backend))
+    return found
 
 
 def _print_hints(console: Console, session: Session, snapshot: Snapshot) -> None:

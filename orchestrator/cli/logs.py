@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from orchestrator.backends.base import Unreachable
-from orchestrator.backends.slurm.manifest import submission_dir
 from orchestrator.cli.session import Session
 from orchestrator.errors import InputError
 from orchestrator.ledger import JobRow, RunRow, Wanted
@@ -66,13 +65,11 @@ def find_run(session: Session, prefix: str) -> RunRow:
 def job_log_path(session: Session, job: JobRow) -> Path | None:
     """Where what the backend started for ``job`` prints, outside of any attempt; None if there is nothing yet.
 
-    On SLURM that is the batch script, with the profile's setup lines; on this machine it is the launcher.
+    On this machine that is the launcher; on SLURM the batch script, with the profile's setup lines; on Ray the launcher
+    and, before there is one, the driver.
     """
-    if job.backend == "slurm":
-        folder = submission_dir(session.workspace.path, job.token.rpartition("-")[2])
-        return next(folder.glob(f"*/{job.job_id}.log"), None) if job.job_id else None
-    path = session.workspace.run_dir(job.run_id).path / "launcher.log"
-    return path if path.exists() else None
+    run_dir = session.workspace.run_dir(job.run_id).path
+    return session.controller.backend(job.backend).log_path(job.as_job(run_dir))
 
 
 def _newest_job(session: Session, run: RunRow) -> JobRow | None:

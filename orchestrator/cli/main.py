@@ -194,7 +194,8 @@ def logs(
     rank: Annotated[int, typer.Option(help="Which rank's output.")] = 0,
     attempt: Annotated[int | None, typer.Option(help="Which attempt; the newest if left out.")] = None,
     of_job: Annotated[
-        bool, typer.Option("--job", help="What its job printed outside of any attempt: on SLURM, the batch script.")
+        bool,
+        typer.Option("--job", help="What its job printed outside of any attempt: SLURM's batch script, Ray's driver."),
     ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:

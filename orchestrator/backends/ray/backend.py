@@ -8,15 +8,15 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.backoff import Backoff
-from orchestrator.backends.base import Backend, Job, JobRequest, JobShape, Sighting, Terms, Unreachable
+from orchestrator.backends.base import Backend, Job, JobRequest, JobShape, Refused, Sighting, Terms, Unreachable
 from orchestrator.backends.ray import demands, own_cluster
-from orchestrator.backends.ray.board import Board
+from orchestrator.backends.ray.board import Board, TrialNote
 from orchestrator.backends.ray.clusters import Cluster, find_cluster, find_local_cluster
 from orchestrator.backends.ray.manifest import (
     Manifest,
@@ -29,8 +29,10 @@ from orchestrator.backends.ray.manifest import (
 from orchestrator.backends.ray.states import RayJob, meaning
 from orchestrator.backends.source import python_path
 from orchestrator.experiment.schema import Ray
+from orchestrator.launch.attempts import wait_for_writer
 from orchestrator.retry import RetryBudgets
 from orchestrator.state import Cause, JobState
+from orchestrator.studies import search_section
 from orchestrator.workspace import Workspace
 from trainers.rundir import RunDir
 
@@ -41,6 +43,8 @@ _PATIENCE_S = 20.0
 _PAUSE_S = 0.5
 #: Seconds beyond the grace in which the launchers of a job that is over write how it ended.
 _CLOSING_S = 15.0
+#: Seconds for which a cluster may be silent before its jobs are taken for gone.
+_SILENCE_DEADLINE_S = 600.0
 #: What in a runtime environment brings another Python than that of the nodes.
 _BRINGS_PYTHON = frozenset({"pip", "uv", "conda", "container", "image_uri", "py_executable"})
 
@@ -58,8 +62,26 @@ class _Place:
     cluster: Cluster
 
 
+@dataclass
+class _Silence:
+    """That a cluster does not answer.
+
+    Attributes:
+        since: on the monotonic clock.
+        why: the sentence for people.
+    """
+
+    backoff: Backoff = field(default_factory=Backoff)
+    since: float = 0.0
+    why: str = ""
+
+
 class RayBackend:
-    """Submits Ray jobs. Those of a workspace are in ``<workspace>/ray``, one folder a submission."""
+    """Submits Ray jobs. Those of a workspace are in ``<workspace>/ray``, one folder a submission.
+
+    Args:
+        given_up_after_s: seconds of silence after which a cluster counts as gone.
+    """
 
     name = "ray"
     #: The head of a cluster answers for all its jobs, and knows each as soon as it has taken it.
@@ -67,11 +89,11 @@ class RayBackend:
     needs_controller = False
     runs_here = False
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, given_up_after_s: float = _SILENCE_DEADLINE_S) -> None:
         self.workspace = workspace
+        self._given_up_after_s = given_up_after_s
         self._places: dict[str, _Place] = {}
-        self._backoffs: dict[str, Backoff] = {}
-        self._failures: dict[str, str] = {}
+        self._silences: dict[str, _Silence] = {}
         self._revoked: set[str] = set()
         self._num_jobs = 0
 
@@ -79,18 +101,19 @@ class RayBackend:
     def poll_interval_s(self) -> float:
         """Seconds until the next look at the jobs."""
         # One cluster that is silent does not keep us from looking at the others.
-        pauses = [backoff.remaining_s for backoff in self._backoffs.values()]
+        pauses = [silence.backoff.remaining_s for silence in self._silences.values()]
         return max(min(pauses, default=0.0), min(10.0, 1.0 + self._num_jobs / 1000))
 
     # --- before submitting ------------------------------------------------------------------------------------------
 
     def problems(self, shape: JobShape, terms: Terms) -> list[str]:
         options = _options(terms)
+        found = _problems_of_environment(options)
         cluster = self._find(options)
         if cluster is None:
-            return demands.problems([own_cluster.node()], shape, options)
+            return found + demands.problems([own_cluster.node()], shape, options)
         api = cluster.api
-        found = demands.problems(api.nodes(), shape, options)
+        found += demands.problems(api.nodes(), shape, options)
         if python_of(options) == sys.executable and (there := api.ray_version()) != version("ray"):
             found.insert(
                 0,
@@ -145,6 +168,9 @@ class RayBackend:
             shapes={request.run_id: request.shape for request in requests},
             reset_at={request.run_id: request.reset_at for request in requests if request.reset_at},
             max_parallel=options.max_parallel,
+            search=search_section(
+                terms.search, terms.studies, {request.run_id for request in requests}, self.workspace
+            ),
             created=time.time(),
         )
 
@@ -188,40 +214,47 @@ class RayBackend:
         self._num_jobs = len(jobs)
         places = {job.token: self._place(job.token) for job in jobs}
         present = {place.manifest.submission: place for place in places.values() if place is not None}
-        answers = {cluster: self._ask(cluster) for cluster in {place.cluster for place in present.values()}}
+        clusters = {place.cluster for place in present.values()}
+        answers = {cluster: self._ask(cluster) for cluster in clusters if not cluster.is_over}
         boards = {submission: Board.read(place.manifest.board_path) for submission, place in present.items()}
-        now = time.time()
         sightings = {}
         for job in jobs:
             place = places[job.token]
             if place is None:  # what has no manifest has never been submitted
                 sightings[job.token] = self._unless_revoked(job, Sighting(JobState.ABSENT))
                 continue
-            answer = answers[place.cluster]
+            manifest, answer = place.manifest, answers.get(place.cluster)
             if isinstance(answer, str):
                 seen = Sighting(JobState.UNKNOWN, job.job_id, note=answer)
             else:
-                seen = _sighting(job, place, answer, boards[place.manifest.submission], now)
+                over = RayJob(manifest.submission_id, "FAILED", "the Ray cluster on this machine has ended")
+                ray_job = over if answer is None else answer.get(manifest.submission_id)
+                seen = _sighting(job, manifest, ray_job, boards[manifest.submission].trials.get(run_id_of(job.token)))
             sightings[job.token] = self._unless_revoked(job, seen)
         return sightings
 
     def _ask(self, cluster: Cluster) -> Mapping[str, RayJob] | str:
-        """Submission id -> job on that cluster, by one question; a sentence if there is no answer."""
-        if cluster.is_over:
-            return {}
+        """Submission id -> job on that cluster, by one question; a sentence if there is no answer.
+
+        A cluster that has been silent for long counts as gone, with its jobs: those that live are believed all the
+        same, and no other can start once it is revoked.
+        """
         if cluster.other_host:
             return f"its Ray cluster was started on {cluster.other_host}, and can only be seen from there"
-        backoff = self._backoffs.setdefault(cluster.address, Backoff())
-        if backoff.remaining_s > 0:
-            return self._failures[cluster.address]
+        silence = self._silences.setdefault(cluster.address, _Silence())
+        if silence.backoff.remaining_s > 0:
+            return silence.why
         try:
             found = cluster.api.jobs()
-        except Unreachable as problem:
-            self._failures[cluster.address] = str(problem)
-            if backoff.failed():
+        except (Unreachable, Refused) as problem:
+            silence.why = str(problem)
+            if silence.backoff.failed():
+                silence.since = time.monotonic()
                 logger.warning("%s; asked again later", problem)
-            return str(problem)
-        if backoff.succeeded():
+            if isinstance(problem, Unreachable) and time.monotonic() - silence.since > self._given_up_after_s:
+                return {}
+            return silence.why
+        if silence.backoff.succeeded():
             logger.warning("the Ray cluster at %s answers again", cluster.address)
         return found
 
@@ -250,9 +283,12 @@ class RayBackend:
         place = self._place(job.token)
         return place.manifest.driver_log_path if place and place.manifest.driver_log_path.exists() else None
 
-    def dashboards(self, jobs: Sequence[Job]) -> list[str]:
+    def dashboards(self, jobs: Sequence[Job]) -> Mapping[str, str]:
         places = [self._place(job.token) for job in jobs]
-        return sorted({place.cluster.address for place in places if place is not None and not place.cluster.is_over})
+        clusters = {place.cluster for place in places if place is not None and not place.cluster.is_over}
+        return {
+            cluster.address: f"asks for the token in {cluster.token}" if cluster.token else "" for cluster in clusters
+        }
 
     # --- stopping ---------------------------------------------------------------------------------------------------
 
@@ -283,27 +319,30 @@ def cluster_path(workspace: Path, submission: str) -> Path:
     return submission_dir(workspace, submission) / "cluster.json"
 
 
-def _sighting(job: Job, place: _Place, answer: Mapping[str, RayJob], board: Board, now: float) -> Sighting:
-    manifest = place.manifest
-    ray_job, trial = answer.get(manifest.submission_id), board.trials.get(run_id_of(job.token))
+def _sighting(job: Job, manifest: Manifest, ray_job: RayJob | None, trial: TrialNote | None) -> Sighting:
     means = meaning(ray_job, trial)
     if means.state is JobState.ABSENT:
         return Sighting(JobState.ABSENT, job.job_id)
     if means.state is JobState.ENDED:
         ends = [ray_job.ended if ray_job is not None else None, trial.since if trial is not None else None]
-        over_s = now - max((end for end in ends if end is not None), default=0.0)
-        if over_s < manifest.options.grace_s + _CLOSING_S and _has_open_attempt(job):
+        over_since = max((end for end in ends if end is not None), default=0.0)
+        if _has_launchers(job, over_since + manifest.options.grace_s + _CLOSING_S):
             return Sighting(JobState.RUNNING, manifest.submission_id, note="its launchers save their state")
     return Sighting(means.state, manifest.submission_id, means.cause, means.note)
 
 
-def _has_open_attempt(job: Job) -> bool:
-    """Whether a launcher of the job may still be at work."""
+def _has_launchers(job: Job, deadline: float) -> bool:
+    """Whether launchers of a job that is over may still be at work.
+
+    Args:
+        deadline: seconds since the Unix epoch, until which they are given time to write how the attempt ended. Beyond
+            it only a trainer counts that is seen to write.
+    """
     run_dir = RunDir(job.run_dir)
     for number in reversed(run_dir.attempt_numbers()):
         record = run_dir.read_attempt(number)
         if record is not None and record.token == job.token:
-            return record.ended is None
+            return record.ended is None and (time.time() < deadline or not wait_for_writer(run_dir, timeout_s=0))
     return False
 
 
@@ -326,6 +365,19 @@ def python_of(options: Ray) -> str:
 def runtime_env_of(options: Ray) -> dict[str, Any]:
     """The user's runtime environment, with what our jobs need."""
     return {**options.runtime_env, "env_vars": _environment(options)}
+
+
+def _problems_of_environment(options: Ray) -> list[str]:
+    """What Ray itself has to say against the runtime environment."""
+    if not options.runtime_env:
+        return []
+    from ray.runtime_env import RuntimeEnv  # takes a second, and most experiments have none
+
+    try:
+        RuntimeEnv(**options.runtime_env)
+    except (TypeError, ValueError) as error:
+        return [f"backend.runtime_env: {' '.join(str(error).split())}"]
+    return []
 
 
 def _environment(options: Ray) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A Ray cluster of this machine alone, started by a submission that finds none, ended when it has no work.
 
-    python -m orchestrator.backends.ray.own_cluster FOLDER
+    python -m orchestrator.backends.ray.own_cluster FOLDER IDLE_S ANSWER
 
 is its keeper: it outlives the terminal, holds the cluster below it, and ends with it. Everything listens on loopback
 only, and lets in who shows the token that lies in the folder, readable for the user alone.
@@ -67,8 +67,11 @@ def find(workspace: Path) -> Cluster | None:
     return None if cluster is None or cluster.is_over else cluster
 
 
-def start(workspace: Path) -> Cluster:
+def start(workspace: Path, idle_s: float = _IDLE_S) -> Cluster:
     """Start the cluster, or find the one that another command has just started.
+
+    Args:
+        idle_s: seconds without a living job after which it ends.
 
     Raises:
         EnvironmentProblem: Ray does not start here.
@@ -79,7 +82,7 @@ def start(workspace: Path) -> Cluster:
         cluster = find(workspace)
         if cluster is not None:
             return cluster
-        _launch_keeper(folder)
+        _launch_keeper(folder, idle_s)
         cluster = find(workspace)
     if cluster is None:
         raise EnvironmentProblem(f"the Ray cluster ended as soon as it had started; {folder / 'ray.log'} says more")
@@ -87,7 +90,7 @@ def start(workspace: Path) -> Cluster:
     logger.warning(
         "started a Ray cluster on this machine (%s); it ends %d minutes after its last job, or by `kill %d`",
         cluster.address,
-        _IDLE_S // 60,
+        idle_s // 60,
         pid,
     )
     return cluster
@@ -101,14 +104,14 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _launch_keeper(folder: Path) -> None:
+def _launch_keeper(folder: Path, idle_s: float) -> None:
     """Start the keeper, and wait until it says that the cluster takes jobs."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as answer, (folder / "ray.log").open("ab") as log:
         environment = {**os.environ, "PYTHONPATH": python_path(os.environ.get("PYTHONPATH"))}
         with os.fdopen(writing, "wb"):
             subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.backends.ray.own_cluster", str(folder), str(writing)],
+                [sys.executable, "-m", "orchestrator.backends.ray.own_cluster", str(folder), str(idle_s), str(writing)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -133,9 +136,10 @@ def main(arguments: Sequence[str]) -> int:
     """Keep the cluster of a folder until it has no more work, or is asked to end.
 
     Args:
-        arguments: the folder, and a file descriptor for the word ``ready`` or a sentence.
+        arguments: the folder; seconds without a living job after which the cluster ends; a file descriptor for the
+            word ``ready`` or a sentence.
     """
-    folder, writing = Path(arguments[0]), int(arguments[1])
+    folder, idle_s, writing = Path(arguments[0]), float(arguments[1]), int(arguments[2])
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     # Its path is the beginning of the paths of sockets, which may have no more than 107 characters.
     temporary = Path(tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp"))
@@ -152,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
             answer.write((why or "ready").encode())
         if why:
             return 1
-        _wait_for_the_end(cluster, head)
+        _wait_for_the_end(cluster, head, idle_s)
         return 0
     finally:
         (folder / "cluster.json").unlink(missing_ok=True)
@@ -178,7 +182,11 @@ def _start_head(temporary: Path, token_path: Path, dashboard_port: int) -> subpr
         "--include-dashboard=true",
         f"--dashboard-host={_LOOPBACK}",
         f"--dashboard-port={dashboard_port}",
+        # Any that are free: the usual ones may be taken by another cluster on this machine.
+        f"--ray-client-server-port={free_port()}",
         "--dashboard-agent-listen-port=0",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
         f"--temp-dir={temporary}",
         f"--num-cpus={here['CPU']:g}",
         f"--num-gpus={here['GPU']:g}",
@@ -217,11 +225,11 @@ def _wait_until_up(cluster: Cluster, head: subprocess.Popen[bytes]) -> str:
     return f"it does not answer within {_START_TIMEOUT_S:g} s"
 
 
-def _wait_for_the_end(cluster: Cluster, head: subprocess.Popen[bytes]) -> None:
+def _wait_for_the_end(cluster: Cluster, head: subprocess.Popen[bytes], idle_s: float) -> None:
     """Wait until Ray ends, until somebody asks for the end, or until no job has lived for a while."""
     last_at_work = time.monotonic()
-    while time.monotonic() < last_at_work + _IDLE_S:
-        received = signal.sigtimedwait({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}, _LOOK_S)
+    while time.monotonic() < last_at_work + idle_s:
+        received = signal.sigtimedwait({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}, min(_LOOK_S, idle_s / 2))
         if head.poll() is not None or (received is not None and received.si_signo != signal.SIGCHLD):
             return
         try:

@@ -44,6 +44,7 @@ class Meaning:
 
 _WAITING = frozenset({"PENDING", "PAUSED"})
 _OVER = frozenset({"TERMINATED", "ERROR"})
+_MAX_NOTE = 300
 _CAUSES = frozenset(cause.value for cause in Cause)
 
 
@@ -88,14 +89,25 @@ def _of_trial(trial: TrialNote | None) -> Meaning:
 def _cause_of_driver(job: RayJob) -> Cause:
     """Why a driver ended before a run had its turn. What would happen again and again must count against a budget."""
     has_failed = job.exit_code is not None and 0 < job.exit_code < 128
-    return Cause.FAILED if has_failed or "RUNTIME_ENV" in job.error_type.upper() else Cause.LOST
+    return Cause.FAILED if has_failed or _is_environment_at_fault(job) else Cause.LOST
+
+
+def _is_environment_at_fault(job: RayJob) -> bool:
+    return "RUNTIME_ENV" in job.error_type.upper()
 
 
 def _end_of_driver(job: RayJob) -> str:
     if job.status.upper() == "SUCCEEDED":
         return "its driver ended and left it out"
+    if _is_environment_at_fault(job):
+        return f"backend.runtime_env could not be set up: {_last_line(job.message)}"
     return f"its driver ended before it began: {_first_line(job.message) or 'Ray does not say why'}"
 
 
 def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:300]
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line.partition(", last available logs")[0][:_MAX_NOTE]
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if any(map(str.isalnum, line))), "")[:_MAX_NOTE]

@@ -247,6 +247,13 @@ class SlurmBackend:
         manifest, index = self._places[token]
         return len(manifest.elements[index]) > 1
 
+    def log_path(self, job: Job) -> Path | None:
+        folder = submission_dir(self.workspace, submission_of(job.token))
+        return next(folder.glob(f"*/{job.job_id}.log"), None) if job.job_id else None
+
+    def dashboards(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        return {}
+
     # --- stopping ---------------------------------------------------------------------------------------------------
 
     def cancel(self, jobs: Sequence[Job]) -> None:

@@ -215,10 +215,9 @@ class TestJobLog:
     @pytest.fixture
     def site(self, tmp_path: Path) -> Site:
         site = Site(tmp_path, "slurm")
-        submission = site.token.rpartition("-")[2]
-        folder = tmp_path / "slurm" / submission / "0.logs"
-        folder.mkdir(parents=True)
-        (folder / f"job-{site.token}.log").write_text("module: command not found\n")
+        log = tmp_path / "job.log"
+        log.write_text("module: command not found\n")
+        site.scheduler.logs[site.token] = log
         return site
 
     def test_is_offered_when_there_is_nothing_else(self, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +232,7 @@ class TestJobLog:
         assert capfd.readouterr().out == "module: command not found\n"
 
     def test_is_followed_when_asked_for(self, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
-        (log,) = site.workspace.path.glob("slurm/*/0.logs/*.log")
+        log = site.scheduler.logs[site.token]
 
         def more() -> None:
             log.write_text(log.read_text() + "more\n")

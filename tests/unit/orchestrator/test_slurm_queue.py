@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.backends.slurm.commands import chunks, environment, sentence_of
 from orchestrator.backends.backoff import Backoff
+from orchestrator.backends.slurm.commands import chunks, environment, sentence_of
 from orchestrator.backends.slurm.queue import (
     Answer,
     Line,
