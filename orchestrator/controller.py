@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orchestrator import suggestions
 from orchestrator.backends import create_backend
 from orchestrator.backends.base import Backend, JobRequest, JobShape, Refused, Sighting, Terms, Unreachable
 from orchestrator.experiment import Resources, Retries
@@ -38,16 +39,20 @@ class Snapshot:
     Attributes:
         statuses: the trainer's own word, for the runs that are running.
         notes: run id -> what the backend said of its job when it was last asked, such as why it waits.
+        to_suggest: runs that a search is yet to suggest.
     """
 
     experiment: ExperimentRow
     runs: Sequence[RunRow]
     statuses: Mapping[str, Status]
     notes: Mapping[str, str] = field(default_factory=dict)
+    to_suggest: int = 0
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing more happens without the user: no job lives, and none is to be submitted."""
+        if self.to_suggest and self.experiment.wanted is Wanted.RUNNING:
+            return False
         for run in self.runs:
             if run.state.is_active:
                 return False
@@ -88,7 +93,7 @@ class Controller:
     def step(self, name: str) -> Snapshot:
         """One pass over the experiment: observe, decide, act, record; then the new picture."""
         experiment = self.ledger.experiment(name)
-        self._settle_jobs(experiment)
+        self._look(experiment)
         if experiment.wanted is Wanted.RUNNING:
             self._submit_ready(experiment)
         else:
@@ -97,7 +102,7 @@ class Controller:
 
     def observe(self, name: str) -> Snapshot:
         """Look at the jobs and record what became of them; start and stop nothing."""
-        self._settle_jobs(self.ledger.experiment(name))
+        self._look(self.ledger.experiment(name))
         return self.snapshot(name)
 
     def snapshot(self, name: str) -> Snapshot:
@@ -109,9 +114,16 @@ class Controller:
                 status = self.workspace.run_dir(run.run_id).read_status()
                 if status is not None:
                     statuses[run.run_id] = status
-        return Snapshot(self.ledger.experiment(name), runs, statuses, dict(self._notes))
+        experiment = self.ledger.experiment(name)
+        to_suggest = suggestions.num_missing(suggestions.study_dirs(experiment, self.workspace), runs)
+        return Snapshot(experiment, runs, statuses, dict(self._notes), to_suggest)
 
     # --- observe and record -----------------------------------------------------------------------------------------
+
+    def _look(self, experiment: ExperimentRow) -> None:
+        dirs = suggestions.study_dirs(experiment, self.workspace)
+        suggestions.adopt(self.ledger, experiment, dirs, self.owner, job_shape)
+        self._settle_jobs(experiment)
 
     def _settle_jobs(self, experiment: ExperimentRow) -> None:
         jobs = self.ledger.living_jobs(experiment.name)
@@ -232,6 +244,9 @@ class Controller:
     # --- act --------------------------------------------------------------------------------------------------------
 
     def _submit_ready(self, experiment: ExperimentRow) -> None:
+        dirs = suggestions.study_dirs(experiment, self.workspace)
+        if dirs:
+            suggestions.go_on(self.ledger, dirs, self.ledger.runs(experiment.name))
         ready = [run for run in self.ledger.runs(experiment.name) if run.state in READY]
         if not ready:
             return
@@ -239,6 +254,8 @@ class Controller:
             experiment=experiment.name,
             options=BACKEND_OPTIONS.validate_python(experiment.settings["backend"]),
             retries=Retries.model_validate(experiment.settings["retries"]),
+            search=experiment.settings.get("search"),
+            studies=tuple(study_dir.study for study_dir in dirs),
         )
         backend = self.backend(terms.options.name)
         backend.prepare(terms)
@@ -276,6 +293,8 @@ class Controller:
         self.ledger.withdraw_jobs(tokens - set(job_ids))
 
     def _stop(self, experiment: ExperimentRow) -> None:
+        for study_dir in suggestions.study_dirs(experiment, self.workspace):
+            study_dir.pause()
         jobs = [job for job in self.ledger.living_jobs(experiment.name) if job.experiment == experiment.name]
         by_backend: dict[str, list[JobRow]] = defaultdict(list)
         for job in jobs:

@@ -21,6 +21,7 @@ from orchestrator.experiment import Cell, Experiment
 from orchestrator.ledger import JobRow, Ledger, NewRun
 from orchestrator.spec import RunSpec, provenance, with_absolute_paths
 from orchestrator.state import RunState
+from orchestrator.studies import position_of, studies_of
 from orchestrator.workspace import Workspace
 from trainers.config import Balanced, Data, Full, ListFile, LongTailed, RunConfig
 from trainers.rundir import RunDir
@@ -126,28 +127,30 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
     known = ledger.states(run_ids)
     origin = provenance(experiment.name, experiment.digest, experiment.overrides, experiment.site)
     folder = Path.cwd()
+    studies, samples = studies_of(experiment), experiment.search.samples if experiment.search else 1
     ledger.register(
         name=experiment.name,
         path=str(experiment.path.absolute()),  # later commands may be called from elsewhere
         text=experiment.text,
         digest=experiment.digest,
         axes=experiment.axes,
-        settings=experiment.options.model_dump(mode="json"),
+        settings={**experiment.options.model_dump(mode="json"), "studies": [study.to_json() for study in studies]},
         provenance=origin,
         new_runs=[
             NewRun(
                 run_id=cell.run_id,
-                position=position,
+                position=position_of(cell, samples),
                 axes=cell.axes,
                 config=with_absolute_paths(cell.config, folder).model_dump(mode="json"),
                 resources=cell.resources.model_dump(mode="json"),
             )
-            for position, cell in enumerate(cells)
+            for cell in cells
         ],
     )
+    ledger.reset(ended_early(experiment, controller), "wanted in full")
     registered = ledger.states(run_ids)
     unfinished = [cell for cell in cells if registered[cell.run_id] is not RunState.COMPLETED]
-    to_evaluate = _recognise(controller, experiment.name, unfinished)
+    to_evaluate = _recognise(controller, experiment, unfinished)
     states = ledger.states(run_ids)
     return Submission(
         name=experiment.name,
@@ -157,6 +160,20 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
         num_to_evaluate=to_evaluate,
         num_failed=sum(state in (RunState.FAILED, RunState.LOST) for state in states.values()),
     )
+
+
+def ended_early(experiment: Experiment, controller: Controller) -> list[str]:
+    """Runs that a search ended early, and of which the experiment wants the rest, because it stops none early."""
+    if experiment.search is not None and experiment.search.stop is not None:
+        return []
+    return [
+        run.run_id
+        for run in controller.ledger.runs(experiment.name)
+        # A run that has completed in full has no reason to show: only of the others files are read.
+        if run.state is RunState.COMPLETED
+        and run.reason
+        and controller.workspace.run_dir(run.run_id).read_early_stop() is not None
+    ]
 
 
 def to_evaluate(cells: Sequence[Cell], ledger: Ledger, workspace: Workspace) -> set[str]:
@@ -209,7 +226,7 @@ def _needed_paths(config: RunConfig) -> Iterator[tuple[str, str, str]]:
             yield "evaluate.transfer", other.root, f"data set {other.name}"
 
 
-def _recognise(controller: Controller, name: str, cells: Iterable[Cell]) -> int:
+def _recognise(controller: Controller, experiment: Experiment, cells: Iterable[Cell]) -> int:
     """Believe the run directories: results are proof, and a living job that the ledger does not know is adopted.
 
     This is how a ledger that was lost is rebuilt, and how runs of another experiment or machine count.
@@ -218,6 +235,7 @@ def _recognise(controller: Controller, name: str, cells: Iterable[Cell]) -> int:
         How many runs have a result that does not hold all that is asked of them.
     """
     num_to_evaluate = 0
+    stops_early = experiment.search is not None and experiment.search.stop is not None
     for cell in cells:
         run_dir = controller.workspace.run_dir(cell.run_id)
         result = run_dir.read_result()
@@ -225,8 +243,11 @@ def _recognise(controller: Controller, name: str, cells: Iterable[Cell]) -> int:
             controller.ledger.move(cell.run_id, RunState.COMPLETED)
             continue
         num_to_evaluate += result is not None
-        if run_dir.attempts_dir.exists():
-            _adopt(controller, name, cell.run_id, run_dir)
+        early = run_dir.read_early_stop() if stops_early else None
+        if early is not None:
+            controller.ledger.move(cell.run_id, RunState.COMPLETED, early.sentence)
+        elif run_dir.attempts_dir.exists():
+            _adopt(controller, experiment.name, cell.run_id, run_dir)
     return num_to_evaluate
 
 

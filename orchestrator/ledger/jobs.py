@@ -73,20 +73,7 @@ class JobLedger(Database):
         """Record a living job that the ledger does not know (it was deleted, say). False if the run has one already."""
         with self._transaction() as connection:
             try:
-                connection.execute(
-                    sa.insert(jobs).values(
-                        token=job.token,
-                        run_id=job.run_id,
-                        experiment=job.experiment,
-                        backend=job.backend,
-                        job_id=job.job_id,
-                        shape=json.dumps(asdict(job.shape)),
-                        devices=json.dumps(job.devices),
-                        owner=job.owner,
-                        created=job.created,
-                        submitted=job.submitted,
-                    )
-                )
+                connection.execute(sa.insert(jobs).values(**job_values(job)))
             except sa.exc.IntegrityError:
                 return False
             return self._move(connection, job.run_id, RunState.SUBMITTING, "found running", job.token, self._clock())
@@ -220,3 +207,19 @@ class JobLedger(Database):
         )
         with self._transaction() as connection:
             return [(json.loads(config), taken) for config, taken in connection.execute(query)]
+
+
+def job_values(job: JobRow) -> dict[str, Any]:
+    """The row of a living job that was submitted by somebody else."""
+    return {
+        "token": job.token,
+        "run_id": job.run_id,
+        "experiment": job.experiment,
+        "backend": job.backend,
+        "job_id": job.job_id,
+        "shape": json.dumps(asdict(job.shape)),
+        "devices": json.dumps(job.devices),
+        "owner": job.owner,
+        "created": job.created,
+        "submitted": job.submitted,
+    }

@@ -11,9 +11,9 @@ from sqlalchemy.dialects import sqlite
 
 from orchestrator.errors import InputError
 from orchestrator.ledger.database import chunks
-from orchestrator.ledger.jobs import JobLedger
-from orchestrator.ledger.rows import ExperimentRow, NewRun, RunRow, Wanted, experiment_row, run_row
-from orchestrator.ledger.schema import cells, cursors, experiments, runs
+from orchestrator.ledger.jobs import JobLedger, job_values
+from orchestrator.ledger.rows import ExperimentRow, JobRow, NewRun, RunRow, Wanted, experiment_row, run_row
+from orchestrator.ledger.schema import cells, cursors, experiments, jobs, runs
 from orchestrator.state import RunState
 
 
@@ -96,32 +96,27 @@ class Ledger(JobLedger):
         upsert = upsert.on_conflict_do_update(index_elements=["run_id"], set_={"config": upsert.excluded.config})
         connection.execute(
             upsert,
-            [
-                {
-                    "run_id": run.run_id,
-                    "config": json.dumps(run.config),
-                    "state": RunState.PLANNED,
-                    "reason": "",
-                    "reset_at": 0.0,
-                    "created": now,
-                    "updated": now,
-                }
-                for run in new_runs
-            ],
+            [_run_values(run, now) for run in new_runs],
         )
         connection.execute(
             sa.insert(cells),
-            [
-                {
-                    "experiment": name,
-                    "run_id": run.run_id,
-                    "position": run.position,
-                    "axes": json.dumps(run.axes),
-                    "resources": json.dumps(run.resources),
-                }
-                for run in new_runs
-            ],
+            [_cell_values(name, run) for run in new_runs],
         )
+
+    def adopt_runs(self, name: str, found: Sequence[tuple[NewRun, JobRow | None]]) -> None:
+        """Add runs that were made while the experiment runs, each with the living job that carries it, if one does.
+
+        Runs, cells and jobs that are there already stay as they are.
+        """
+        if not found:
+            return
+        now = self._clock()
+        with self._transaction() as connection:
+            for run, job in found:
+                connection.execute(_or_ignore(runs), _run_values(run, now))
+                connection.execute(_or_ignore(cells), _cell_values(name, run))
+                if job is not None and connection.execute(_or_ignore(jobs), job_values(job)).rowcount:
+                    self._move(connection, run.run_id, RunState.SUBMITTING, "suggested", job.token, now)
 
     def want(self, name: str, wanted: Wanted) -> None:
         """Record what the user wants of the experiment from now on."""
@@ -223,6 +218,33 @@ class Ledger(JobLedger):
                     index_elements=["uri", "experiment", "run_id"], set_={"cursor": upsert.excluded.cursor}
                 )
             )
+
+
+def _or_ignore(table: sa.Table) -> sa.Insert:
+    """An insertion that does nothing where a row is in its way."""
+    return sa.insert(table).prefix_with("OR IGNORE")
+
+
+def _run_values(run: NewRun, now: float) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "config": json.dumps(run.config),
+        "state": RunState.PLANNED,
+        "reason": "",
+        "reset_at": 0.0,
+        "created": now,
+        "updated": now,
+    }
+
+
+def _cell_values(experiment: str, run: NewRun) -> dict[str, Any]:
+    return {
+        "experiment": experiment,
+        "run_id": run.run_id,
+        "position": run.position,
+        "axes": json.dumps(run.axes),
+        "resources": json.dumps(run.resources),
+    }
 
 
 def _runs_query() -> sa.Select[Any]:
