@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.retry import Budgets, EndedAttempt, Ending, after_end, ending_of, steps_of
 from orchestrator.state import Cause, JobState, RunState
-from trainers.rundir import AttemptRecord, Status
+from trainers.rundir import AttemptRecord, Phase, Status
 
 #: An intent to submit is the business of the controller that wrote it, for as long as that may take.
 INTENT_DEADLINE_S = 60.0
@@ -70,10 +70,11 @@ class Evidence:
 
     @property
     def is_speaking(self) -> bool:
-        """Whether the job's newest attempt is not over and its trainer was heard of lately."""
-        is_open = self.attempt is not None and self.attempt.ended is None
-        is_ours = self.attempt is not None and self.status is not None and self.status.attempt == self.attempt.number
-        return is_open and is_ours and self.silent_s is not None and self.silent_s < SILENCE_DEADLINE_S
+        """Whether the job's newest attempt is not over and its trainer was heard of lately, and not for the last time."""
+        if self.attempt is None or self.attempt.ended is not None or self.status is None:
+            return False
+        is_at_work = self.status.attempt == self.attempt.number and self.status.phase is not Phase.STOPPED
+        return is_at_work and self.silent_s is not None and self.silent_s < SILENCE_DEADLINE_S
 
 
 @dataclass(frozen=True)

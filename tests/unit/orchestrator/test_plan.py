@@ -133,6 +133,8 @@ class TestAbsence:
         assert isinstance(only(silent), Revoke)
         of_an_older_attempt = replace(speaking, evidence=replace(speaking.evidence, status=status(attempt=1)))
         assert isinstance(only(of_an_older_attempt), Revoke)
+        last_words = replace(speaking, evidence=replace(speaking.evidence, status=status(Phase.STOPPED)))
+        assert isinstance(only(last_words), Revoke)
 
     def test_a_forgotten_job_whose_attempt_is_closed_goes_on_within_its_budget(self) -> None:
         forgotten = picture(job=living(JobState.ABSENT, absent_s=DEADLINE_S), attempt=ended_attempt(Cause.PREEMPTED))
