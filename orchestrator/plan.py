@@ -70,7 +70,7 @@ class Evidence:
 
     @property
     def is_speaking(self) -> bool:
-        """Whether the job's newest attempt is not over and its trainer was heard of lately, and not for the last time."""
+        """Whether the job's newest attempt is not over and its trainer, heard of lately, has not said its last word."""
         if self.attempt is None or self.attempt.ended is not None or self.status is None:
             return False
         is_at_work = self.status.attempt == self.attempt.number and self.status.phase is not Phase.STOPPED
