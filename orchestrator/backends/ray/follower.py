@@ -51,7 +51,14 @@ class LauncherProcess:
 
     def __init__(self, command: Sequence[str], log_path: Path) -> None:
         with log_path.open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A raylet kills all that is left of a dead worker's process group, before it could save anything.
+                start_new_session=True,
+            )
         self._end = select.poll()
         self._pidfd = os.pidfd_open(self._process.pid)
         self._end.register(self._pidfd, select.POLLIN)

@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.backends.base import JobShape
 from orchestrator.backends.ray.follower import Follower, LauncherProcess, Place, own_place
+from orchestrator.backends.ray.losses import Loss, loss_of
 from orchestrator.backends.ray.manifest import Manifest
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.launch import network
@@ -111,7 +112,7 @@ class Launchers:
 
     Attributes:
         codes: exit codes of those that have ended, by the numbers of their nodes; None for one that went with its node.
-        lost: names of the nodes whose followers died.
+        loss: what took a follower away.
     """
 
     def __init__(self, manifest: Manifest, run_id: str, shape: JobShape, team: Team, log_path: Path) -> None:
@@ -124,7 +125,7 @@ class Launchers:
         meeting = None if shape.nodes == 1 else _meeting(manifest.options.interface, team.places[0])
         commands = [command_of(manifest, run_id, shape, team.places, rank, meeting) for rank in range(len(team.places))]
         self.codes: dict[int, int | None] = {}
-        self.lost: list[str] = []
+        self.loss: Loss | None = None
         self._team = team
         self._patience_s = manifest.options.grace_s + _WAIT_MARGIN_S
         self._give_up_at = float("inf")
@@ -147,7 +148,7 @@ class Launchers:
             self._look_at(rank, future)
         if self.codes and self._give_up_at == float("inf"):
             self._give_up_at = time.monotonic() + self._patience_s
-        if self.lost or time.monotonic() > self._give_up_at:
+        if self.loss is not None or time.monotonic() > self._give_up_at:
             self.ask_to_stop()
         return 0 in self.codes and not self._waits
 
@@ -157,8 +158,9 @@ class Launchers:
             return
         try:
             code = ray.get(future)
-        except ray.exceptions.RayError:
-            self.lost.append(self._team.places[rank].host)
+        except ray.exceptions.RayError as error:
+            found = loss_of(error, str(error))
+            self.loss = replace(found, detail=f"{found.detail}, on {self._team.places[rank].host}")
             self.codes[rank] = None
             del self._waits[rank]
             return

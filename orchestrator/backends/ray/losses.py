@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,11 +31,6 @@ class Loss:
     began: bool = True
 
     @classmethod
-    def of_node(cls, name: str) -> Self:
-        """A node that died under a run of several."""
-        return cls(Cause.NODE_FAIL, f"node {name} left the cluster", time.time())
-
-    @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Self | None:
         """The reverse of :meth:`to_json`."""
         return None if value is None else cls(**{**value, "cause": Cause(value["cause"])})
@@ -49,38 +45,42 @@ class Loss:
 
     def explains(self, record: AttemptRecord) -> bool:
         """Whether it is what ended an attempt whose launcher was only asked to stop, and by whom it cannot know."""
-        if self.cause is Cause.LOST or record.ended is None or record.cause == Cause.DONE:
+        if self.cause is Cause.LOST or record.ended is None:
             return False
         is_recent = record.ended > self.moment - _NOTICED_WITHIN_S
-        return is_recent and record.cause in (Cause.PREEMPTED, Cause.FAILED, Cause.LOST)
+        return is_recent and record.cause in (Cause.PREEMPTED, Cause.FAILED)
 
 
-def loss_of(error: BaseException | None, text: str, *, began: bool) -> Loss:
+def loss_of(error: BaseException | None, text: str, *, began: bool = True) -> Loss:
     """The loss that Ray's error speaks of.
 
     Args:
         error: as Tune got it; None if only its text is left.
         text: of the error.
+        began: see :class:`Loss`.
     """
-    lowered, name = text.lower(), type(error).__name__
-    if (
-        name == "OutOfMemoryError"
-        or "out of memory" in lowered
-        or "oom killer" in lowered
-        or "memory monitor" in lowered
-    ):
+    if type(error).__name__ == "OutOfMemoryError" or any(words in text for words in _OUT_OF_MEMORY):
         cause, detail = Cause.OUT_OF_MEMORY, "Ray ended the trial because its node ran out of memory"
     elif getattr(error, "preempted", False):
         cause, detail = Cause.PREEMPTED, "its node was taken away"
-    elif "node has died" in lowered or "node died" in lowered or "node was terminated" in lowered:
+    elif "node has died" in text:
         cause, detail = Cause.NODE_FAIL, "its node left the cluster"
+    elif "RayTaskError" in type(error).__name__:
+        cause, detail = Cause.LOST, f"the trial failed: {_last_line(text)}"
     else:
-        cause, detail = Cause.LOST, f"the trial's actor died: {_essence(text)}"
+        cause, detail = Cause.LOST, "the trial's actor was killed" + _exit_detail(text)
     return Loss(cause, detail, time.time(), began)
 
 
-def _essence(text: str) -> str:
-    """The line of Ray's error that says most."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "worker" in line.lower() or "error" in line.lower()]
-    return (telling or lines or ["without a word"])[-1][:300]
+#: What Ray says of a worker that its memory monitor killed. Its text for any killed worker names the OOM killer too.
+_OUT_OF_MEMORY = ("node running low on memory", "NODE_OUT_OF_MEMORY")
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
+
+
+def _exit_detail(text: str) -> str:
+    """What kind of end Ray saw, without its guesses."""
+    found = re.search(r"Worker exit type: (\w+)", text)
+    return "" if found is None else f" (Ray: {found[1]})"

@@ -117,8 +117,14 @@ class RunQueue(Searcher):
 
     def trial_config(self, run_id: str, shape: JobShape) -> dict[str, Any]:
         """What a trial knows when it begins."""
-        bundles = bundles_of(shape, self.manifest.options)
-        return {"manifest": str(self.manifest.path), "run_id": run_id, "shape": asdict(shape), "bundles": bundles}
+        options = self.manifest.options
+        return {
+            "manifest": str(self.manifest.path),
+            "run_id": run_id,
+            "shape": asdict(shape),
+            "bundles": bundles_of(shape, options),
+            "strategy": options.strategy,
+        }
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Nothing is learnt from a trial."""

@@ -34,7 +34,7 @@ _TICK_S = 1.0
 #: Seconds beyond the grace in which a launcher kills what did not leave, and writes how the attempt ended.
 _LAUNCHER_MARGIN_S = 15.0
 #: Seconds that a launcher may take to close its attempt after its last rank has left.
-_CLOSING_S = 3.0
+_CLOSING_S = 8.0
 #: How a launcher that was asked to stop speaks of it; see :func:`orchestrator.launch.outcome.judge`.
 _ENDED_BY_REQUEST = frozenset({-15, -2, -10})
 
@@ -45,6 +45,11 @@ class Elsewhere(Exception):
 
 class RunTrial(tune.Trainable):
     """A trial: one run, in one start of its actor."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """A bundle for each node of the run. The actor itself has the first, and followers the others."""
+        return tune.PlacementGroupFactory(config["bundles"], strategy=config["strategy"])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Find out what there is to do."""
@@ -84,7 +89,6 @@ class RunTrial(tune.Trainable):
         """One thing at a time; a result if there is one to report."""
         if not self._begun:
             self._begin()
-            self._begun = True
         elif self._launchers is not None:
             if self._launchers.wait(_TICK_S):
                 self._ended()
@@ -109,11 +113,14 @@ class RunTrial(tune.Trainable):
     # What was before.
     def _begin(self) -> None:
         carried, loss = self._carried, self._loss
-        if carried.open_attempts():
-            wait_for_writer(carried.run_dir, self._manifest.options.grace_s + _LAUNCHER_MARGIN_S)
+        if carried.open_attempts() and not carried.is_stopped:
+            # Where the cluster's head was lost, actors of before may train on for a minute, or to the end.
+            if not wait_for_writer(carried.run_dir, _TICK_S):
+                return
             self._wait_for_closing()
         for record in carried.open_attempts():
             carried.close(record, self._ending_of(record) if loss is None else loss.ending())
+        self._begun = True
         if loss is not None:
             self._amend(loss)
             if not loss.began:
@@ -187,9 +194,9 @@ class RunTrial(tune.Trainable):
             wait_for_writer(carried.run_dir, self._manifest.options.grace_s)
         for record in carried.open_attempts():
             carried.close(record, self._ending_of(record))
-        if launchers.lost:
+        if launchers.loss is not None:
             self._is_ending = True
-            self._amend(Loss.of_node(", ".join(launchers.lost)))
+            self._amend(launchers.loss)
         is_new = carried.has_new_attempt()
         if is_new:
             self._troubles = 0

@@ -14,6 +14,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 
 from orchestrator.backends.ray.driver import say
 from orchestrator.backends.ray.manifest import Manifest
-from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED
+from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE
 from orchestrator.launch.supervision import tie_to_parent
 
 #: What Tune reads when it is imported, or when it begins.
@@ -31,6 +32,7 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",  # the board says it better
     "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # it is the queue that limits them
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the watch says them
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -69,6 +71,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     except ConnectionError as error:
         say(f"the cluster does not answer: {error}")
         return EXIT_FAILED
+    # Ray's own handler prints stacks. With this one Ray is left in order, and told of the end at once.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_RESUMABLE))
     tune_runs(manifest)
     return EXIT_DONE
 
@@ -84,7 +88,6 @@ def tune_runs(manifest: Manifest) -> None:
     queue, scheduler, metric = search_of(manifest)
     assert isinstance(queue, RunQueue)
     watch = Watch(manifest, queue, say)
-    strategy = manifest.options.strategy
     with contextlib.suppress(OSError):
         shutil.rmtree(manifest.folder / "tune")
 
@@ -95,11 +98,8 @@ def tune_runs(manifest: Manifest) -> None:
         def stop_all(self) -> bool:
             return watch.is_all_stopped
 
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory(config["bundles"], strategy=strategy)
-
     tuner = tune.Tuner(
-        tune.with_resources(RunTrial, resources),
+        RunTrial,
         tune_config=tune.TuneConfig(
             search_alg=queue,
             scheduler=scheduler,

@@ -80,14 +80,14 @@ class Watch(tune.Callback):
         error, text = error_of(trial)
         config = {**trial.config, "reported": trial.last_result.get("epoch", -1)}
         config.pop("loss", None)
-        if "Elsewhere" in text:
-            self._say(f"{run_id}: leaves its node")
+        if "Elsewhere: " in text:
+            self._say(f"{run_id}: goes on in another actor")
         else:
             began = self._newest_attempt(trial) > self._attempts.get(run_id, 0)
             self._idle[run_id] = 0 if began else self._idle[run_id] + 1
             loss = loss_of(error, text, began=began)
             config["loss"] = loss.to_json()
-            self._say(f"{run_id}: {loss.detail}")
+            self._say(f"{run_id}: {loss.detail}\n{text}")
             if self._idle[run_id] >= self._manifest.budgets.without_progress:
                 trial.max_failures = 0  # the next one is its last
         trial.set_config(config)
