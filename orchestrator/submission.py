@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from orchestrator.experiment import Cell, Experiment
 from orchestrator.ledger import JobRow, Ledger, NewRun
 from orchestrator.spec import RunSpec, provenance, with_absolute_paths
 from orchestrator.state import RunState
-from orchestrator.studies import position_of, studies_of
+from orchestrator.studies import Study, StudyDir, position_of, studies_of
 from orchestrator.workspace import Workspace
 from trainers.config import Balanced, Data, Full, ListFile, LongTailed, RunConfig
 from trainers.rundir import RunDir
@@ -147,7 +147,9 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
             for cell in cells
         ],
     )
-    ledger.reset(ended_early(experiment, controller), "wanted in full")
+    suggested = [run_id for study in studies for run_id, _ in suggested_runs(study, controller.workspace)]
+    wanted = to_finish(experiment, ledger.states([*run_ids, *suggested]), controller.workspace)
+    ledger.reset(sorted(wanted), "wanted in full")
     registered = ledger.states(run_ids)
     unfinished = [cell for cell in cells if registered[cell.run_id] is not RunState.COMPLETED]
     to_evaluate = _recognise(controller, experiment, unfinished)
@@ -162,18 +164,22 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
     )
 
 
-def ended_early(experiment: Experiment, controller: Controller) -> list[str]:
-    """Runs that a search ended early, and of which the experiment wants the rest, because it stops none early."""
+def suggested_runs(study: Study, workspace: Workspace) -> list[tuple[str, Mapping[str, str]]]:
+    """(run id, axis -> label) of what was suggested in a study so far."""
+    found = StudyDir(study, workspace.path).suggestions()
+    return [(one.run_id, study.labels(one.values)) for one in found if one.run_id]
+
+
+def to_finish(experiment: Experiment, states: Mapping[str, RunState], workspace: Workspace) -> set[str]:
+    """Completed runs that a search ended early, and that this experiment wants in full because it stops none early.
+
+    Args:
+        states: run id -> state, of the runs of the experiment.
+    """
     if experiment.search is not None and experiment.search.stop is not None:
-        return []
-    return [
-        run.run_id
-        for run in controller.ledger.runs(experiment.name)
-        # A run that has completed in full has no reason to show: only of the others files are read.
-        if run.state is RunState.COMPLETED
-        and run.reason
-        and controller.workspace.run_dir(run.run_id).read_early_stop() is not None
-    ]
+        return set()
+    completed = (run_id for run_id, state in states.items() if state is RunState.COMPLETED)
+    return {run_id for run_id in completed if workspace.run_dir(run_id).read_early_stop() is not None}
 
 
 def to_evaluate(cells: Sequence[Cell], ledger: Ledger, workspace: Workspace) -> set[str]:

@@ -25,7 +25,8 @@ from orchestrator.experiment import Experiment
 from orchestrator.forecast import Measured, Planned, forecast
 from orchestrator.ledger import RunRow, Wanted
 from orchestrator.state import READY, RunState, count_states
-from orchestrator.submission import Submission, check, check_data, submit, to_evaluate
+from orchestrator.studies import studies_of
+from orchestrator.submission import Submission, check, check_data, submit, suggested_runs, to_evaluate, to_finish
 from orchestrator.workspace import find_workspace, trial_workspace
 from trainers.config.advice import advice_on
 
@@ -59,10 +60,16 @@ def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: b
     states: dict[str, RunState] = {}
     measured: list[Measured] = []
     lacking: set[str] = set()
-    if find_workspace(workspace).ledger_path.exists():
+    to_train: set[str] = set()
+    place, studies = find_workspace(workspace), studies_of(experiment)
+    suggested = [found for study in studies for found in suggested_runs(study, place)]
+    to_suggest = sum(len(study.numbers) for study in studies) - len(suggested)
+    if place.ledger_path.exists():
         session = open_session(workspace)
         ledger = session.ledger
-        states = ledger.states([cell.run_id for cell in cells])
+        states = ledger.states([*(cell.run_id for cell in cells), *(run_id for run_id, _ in suggested)])
+        to_train = to_finish(experiment, states, place)
+        states |= dict.fromkeys(to_train, RunState.PREEMPTED)
         lacking = to_evaluate(cells, ledger, session.workspace)
         measured = [Measured(config, seconds) for config, seconds in ledger.completed_durations()]
     to_do = [cell for cell in cells if states.get(cell.run_id) is not RunState.COMPLETED]
@@ -73,16 +80,19 @@ def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: b
         ),
         measured,
     )
+    special = {**dict.fromkeys(lacking, "to evaluate"), **dict.fromkeys(to_train, "to finish")}
     rows = [
-        (cell.run_id, cell.axes, "to evaluate" if cell.run_id in lacking else states.get(cell.run_id, RunState.PLANNED))
-        for cell in cells
+        (run_id, axes, special.get(run_id) or states.get(run_id, RunState.PLANNED))
+        for run_id, axes in (*((cell.run_id, cell.axes) for cell in cells), *suggested)
     ]
+    num_done = sum(states.get(run_id) is RunState.COMPLETED for run_id, _, _ in rows)
     advised = advice_on(cell.config for cell in cells)
     if as_json:
         display.print_json(
             {
                 "experiment": experiment.name,
                 "runs": [{"run_id": run_id, "axes": dict(axes), "state": state} for run_id, axes, state in rows],
+                "to_suggest": to_suggest,
                 "forecast": asdict(outlook),
                 "advice": [{"text": sentence, "runs": count} for sentence, count in advised.items()],
             }
@@ -97,7 +107,9 @@ def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: b
         console.print(f"exclude {count.text} removed {count.cells} runs", style="dim")
     for sentence, num_runs in advised.items():
         console.print(f"{sentence} ({num_runs} of {len(rows)} runs)", style="yellow", soft_wrap=True)
-    console.print(f"\n{experiment.name}: {len(rows)} runs, {len(rows) - len(to_do)} done, {len(to_do)} to do")
+    console.print(f"\n{experiment.name}: {len(rows)} runs, {num_done} done, {len(rows) - num_done} to do")
+    if to_suggest:
+        console.print(f"{to_suggest} more will be suggested, by what these bring")
     if lacking:
         console.print(f"{len(lacking)} of those done will be evaluated by what is new, and not trained")
     if outlook.known_runs:

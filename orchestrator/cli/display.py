@@ -70,6 +70,8 @@ def summary_line(snapshot: Snapshot) -> Text:
     line = Text.assemble((snapshot.experiment.name, "bold"), f"  {len(snapshot.runs)} runs: ")
     for position, (state, count) in enumerate(counts.items()):
         line.append(", " if position else "").append(f"{count} {state}", style=STATE_STYLES[state])
+    if snapshot.to_suggest:
+        line.append(f"; {snapshot.to_suggest} more to be suggested", style="dim")
     return line
 
 

@@ -22,6 +22,8 @@ from trainers.rundir import Metric, Result
 RUN_ID_TAG = "sweep.run_id"
 ROLE_TAG = "sweep.role"
 PARENT_ROLE = "experiment"
+#: Why a search stopped a run before its end; empty if the run has gone on since, absent if none ever did.
+EARLY_TAG = "sweep.stopped_early"
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
 
 #: Name of the shared view of MLflow's page that :func:`experiment_tags` defines; a link opens it by this name.
@@ -204,6 +206,9 @@ def run_facts(run: RunView, provenance: Mapping[str, Any], result: Result | None
         "mlflow.source.name": "sweep",
         "mlflow.source.type": "JOB",
     }
+    if run.run_dir.was_ever_stopped_early():
+        early = run.run_dir.read_early_stop()
+        tags[EARLY_TAG] = early.sentence[:_MAX_TAG] if early is not None else ""  # it has gone on since
     commit = provenance.get("git_commit")
     if isinstance(commit, str) and commit:
         tags["mlflow.source.git.commit"] = commit

@@ -18,6 +18,7 @@ class ReportedRun:
         labels: axis or setting -> label, for every one that the report groups by.
         backbone: name of the run's network.
         metrics, untrained: final values and the untrained encoder's, by metric; empty before the end.
+        is_early: a search ended the run early, and ``metrics`` are its last evaluation's.
         per_class: protocol -> class name -> accuracy in percent.
         class_counts: class name -> training images, in class order.
         groups: class name -> ``many``, ``medium`` or ``few``.
@@ -36,6 +37,7 @@ class ReportedRun:
     class_counts: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    is_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Cell:
         estimate: over the runs that have the value; None if none has.
         expected: runs of the grid that belong here.
         without: state -> runs that belong here and have no value.
+        is_early: the estimate is over runs that were stopped early, because none here was trained to its end.
     """
 
     estimate: Estimate | None
     expected: int
     without: Mapping[RunState, int] = field(default_factory=dict)
+    is_early: bool = False
 
 
 class RowKind(StrEnum):
@@ -169,7 +173,12 @@ class Report:
     @property
     def completed(self) -> int:
         """Runs with a result."""
-        return sum(run.state is RunState.COMPLETED for run in self.runs)
+        return sum(run.state is RunState.COMPLETED and not run.is_early for run in self.runs)
+
+    @property
+    def ended_early(self) -> int:
+        """Runs that a search ended before their last step."""
+        return sum(run.is_early for run in self.runs)
 
     @property
     def unfinished(self) -> tuple[ReportedRun, ...]:

@@ -37,7 +37,10 @@ def read_run(run: RunView, names: Iterable[str]) -> ReportedRun:
         backbone=setting_label(config, "backbone"),
     )
     if result is None:
-        return unfinished
+        early = run.run_dir.read_early_stop()
+        if early is None or run.state is not RunState.COMPLETED:
+            return unfinished
+        return replace(unfinished, metrics=_measured_at(run, early.step), is_early=True)
     return replace(
         unfinished,
         # A result is proof, also for a ledger that has not seen it yet.
@@ -50,6 +53,12 @@ def read_run(run: RunView, names: Iterable[str]) -> ReportedRun:
         groups=result.groups,
         warnings=result.warnings,
     )
+
+
+def _measured_at(run: RunView, step: int) -> Mapping[str, float]:
+    """What the run was evaluated by at a step."""
+    lines = (line.metrics for line in run.run_dir.read_metrics() if line.step == step)
+    return {name: value for metrics in lines for name, value in metrics.items() if name.startswith("eval/")}
 
 
 def setting_label(config: Mapping[str, Any], path: str) -> str:

@@ -101,9 +101,12 @@ def _table(
 
 def _cell(in_row: Iterable[ReportedRun], options: ReportOptions, column: Column) -> Cell:
     runs = [run for run in in_row if label_of(run, options.columns) == column.group]
-    measured = [run.metrics[column.metric] for run in runs if column.metric in run.metrics]
+    with_value = [run for run in runs if column.metric in run.metrics]
+    # A run that was stopped early is no match for one that was not: it speaks only where nobody else does.
+    in_full = [run for run in with_value if not run.is_early]
+    measured = [run.metrics[column.metric] for run in in_full or with_value]
     missing = Counter(run.state for run in runs if column.metric not in run.metrics)
-    return Cell(estimate(measured), len(runs), dict(missing))
+    return Cell(estimate(measured), len(runs), dict(missing), is_early=bool(with_value) and not in_full)
 
 
 def _untrained_rows(options: ReportOptions, columns: Sequence[Column], runs: Sequence[ReportedRun]) -> list[Row]:
@@ -209,6 +212,12 @@ def _notes(metrics: Sequence[str], runs: Sequence[ReportedRun]) -> Iterable[str]
     unknown = [metric for metric in metrics if metric not in known]
     if known and unknown:
         yield f"No run has {', '.join(unknown)}. Measured are: {', '.join(sorted(known))}."
+    early = sum(run.is_early for run in runs)
+    if early:
+        yield (
+            f"† {early} of {len(runs)} runs were stopped early by the search. Their last evaluation stands where no "
+            "run of a cell was trained to its end, and counts nowhere else."
+        )
     infinite = [run.name for run in runs if any(not math.isfinite(run.metrics.get(metric, 0.0)) for metric in metrics)]
     if infinite:
         yield f"Values that are not finite: {', '.join(infinite)}."

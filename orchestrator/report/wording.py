@@ -10,15 +10,20 @@ from orchestrator.state import RunState
 
 
 def cell_text(cell: Cell, metric: str) -> str:
-    """``71.2 ± 0.4 (3)``, with ``(2 of 3)`` where runs are missing; why, where all are; nothing where none belongs."""
+    """``71.2 ± 0.4 (3)``, with ``(2 of 3)`` where runs are missing; why, where all are; nothing where none belongs.
+
+    A dagger marks the last evaluation of runs that were stopped early.
+    """
     if cell.estimate is None:
         return state_counts(cell.without) if cell.expected else "–"
     text = number(cell.estimate.mean, metric)
     if cell.estimate.std is not None:
         text += f" ± {number(cell.estimate.std, metric)}"
     if cell.estimate.n < cell.expected:
-        return f"{text} ({cell.estimate.n} of {cell.expected})"
-    return f"{text} ({cell.estimate.n})" if cell.estimate.n else text
+        text = f"{text} ({cell.estimate.n} of {cell.expected})"
+    elif cell.estimate.n:
+        text = f"{text} ({cell.estimate.n})"
+    return f"{text} †" if cell.is_early else text
 
 
 def number(value: float, metric: str) -> str:
@@ -58,5 +63,6 @@ def caption(report: Report) -> str:
     over = " and ".join(table.over) or "runs"
     return (
         f"{what}{unit}: mean ± sample standard deviation over {over} (number of runs). "
-        f"{report.completed} of {len(report.runs)} runs are complete."
+        f"{report.completed} of {len(report.runs)} runs are complete"
+        + (f", {report.ended_early} were stopped early." if report.ended_early else ".")
     )

@@ -134,6 +134,10 @@ class RunDir:
         value = atomic.read_json(self.claim_path(token))
         return None if value is None else Claim.from_json(value)
 
+    def was_ever_stopped_early(self) -> bool:
+        """Whether a search has ended a submission of the run early, also if the run has gone on since."""
+        return any(self.early_stop_path("").parent.glob("*.early.json"))
+
     def read_early_stop(self) -> EarlyStop | None:
         """Why the run ended early; None if it did not, or has been started again since, or has a result."""
         if self.result_path.exists():
