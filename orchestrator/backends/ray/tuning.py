@@ -66,8 +66,13 @@ def main(command_line: Sequence[str] | None = None) -> int:
     import ray
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns of files that nobody asked it for
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        say("RAY_ADDRESS is not set; this program runs as the entrypoint of a Ray job only, whose cluster it names")
+        return EXIT_FAILED
     try:
-        ray.init(address="auto", namespace=manifest.namespace, log_to_driver=False, logging_level=logging.WARNING)
+        # Said and not found: Ray would find whichever cluster was last started on this machine.
+        ray.init(address=address, namespace=manifest.namespace, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
         say(f"the cluster does not answer: {error}")
         return EXIT_FAILED
