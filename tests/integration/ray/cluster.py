@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,10 @@ class RayCluster:
     """A head and workers of one CPU each, as processes below this one."""
 
     def __init__(self, workers: int = 2) -> None:
-        os.environ.update(ENVIRONMENT)
+        # Ray gives a job the address of the cluster that was started last, of all that share this folder. Short, because
+        # its path is the beginning of those of sockets.
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        os.environ.update(ENVIRONMENT, RAY_TMPDIR=self._folder)
         self._num_workers = workers
         # The head that is there now and those before it: a worker belongs to the head that it was started for.
         self._clusters = [_head(dashboard_port=0)]
@@ -42,6 +47,11 @@ class RayCluster:
     def address(self) -> str:
         """Of the dashboard, where the Jobs API is."""
         return f"http://{self._cluster.webui_url}"
+
+    @property
+    def gcs_address(self) -> str:
+        """Of the head itself, as ``ray start --address`` takes it."""
+        return self._gcs_address
 
     @property
     def client(self) -> JobSubmissionClient:
@@ -121,6 +131,8 @@ class RayCluster:
         """End everything."""
         for cluster in self._clusters:
             cluster.shutdown()
+        os.environ.pop("RAY_TMPDIR", None)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     @staticmethod
     def wait_for(condition: Callable[[], object], timeout_s: float = 90) -> None:
