@@ -27,8 +27,8 @@ class RayCluster:
     """A head and workers of one CPU each, as processes below this one."""
 
     def __init__(self, workers: int = 2) -> None:
-        # Ray gives a job the address of the cluster that was started last, of all that share this folder. Short, because
-        # its path is the beginning of those of sockets.
+        # Ray gives a job the address of the cluster that was started last, of all that share this folder. Its path is
+        # the beginning of those of sockets, which may not be long.
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         os.environ.update(ENVIRONMENT, RAY_TMPDIR=self._folder)
         self._num_workers = workers
