@@ -65,6 +65,9 @@ def loss_of(error: BaseException | None, text: str, *, began: bool = True) -> Lo
         cause, detail = Cause.PREEMPTED, "its node was taken away"
     elif "node has died" in text:
         cause, detail = Cause.NODE_FAIL, "its node left the cluster"
+    elif type(error).__name__ == "ActorUnavailableError":
+        # Of a worker that was killed its raylet tells at once. Here the raylet is gone too, and Ray is not sure yet.
+        cause, detail = Cause.NODE_FAIL, "its node does not answer any more"
     elif "RayTaskError" in type(error).__name__:
         cause, detail = Cause.LOST, f"the trial failed: {_last_line(text)}"
     else:
