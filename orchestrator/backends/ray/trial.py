@@ -167,7 +167,7 @@ class RunTrial(tune.Trainable):
             carried.launchers_start()
             self._launchers = Launchers(self._manifest, self._run_id, self._shape, self._team, self._log_path)
         except EnvironmentProblem as problem:
-            self._team = None
+            self._dismiss()
             carried.record_hitch(str(problem), ())
 
     def _look(self) -> None:
@@ -224,6 +224,9 @@ class RunTrial(tune.Trainable):
         if self._launchers is not None:
             self._launchers.end(self._manifest.options.grace_s + _LAUNCHER_MARGIN_S)
             self._launchers = None
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         if self._team is not None:
             self._team.dismiss()
             self._team = None

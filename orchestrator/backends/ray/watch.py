@@ -33,7 +33,8 @@ class Watch(tune.Callback):
         self._manifest = manifest
         self._queue = queue
         self._say = say
-        self._notes: dict[str, TrialNote] = dict(Board.read(manifest.board_path).trials)
+        self._notes: dict[str, TrialNote] = {}
+        self._written: dict[str, TrialNote] | None = None
         self._ends: dict[str, tuple[str, str]] = {}  # run id -> note and cause
         self._nodes: list[dict[str, float]] = []
         self._cluster_at = self._draining_at = self._board_at = 0.0
@@ -42,6 +43,11 @@ class Watch(tune.Callback):
         self._attempts: dict[str, int] = {}
         self._stopped: set[str] = set()
         queue.fits = self._fits
+        for run_id, note in Board.read(manifest.board_path).trials.items():
+            if note.status in _IS_OVER:
+                # A controller may have seen it, and have submitted the run anew.
+                self._notes[run_id] = note
+                queue.waiting.pop(run_id, None)
 
     @property
     def is_all_stopped(self) -> bool:
@@ -83,7 +89,8 @@ class Watch(tune.Callback):
         if "Elsewhere: " in text:
             self._say(f"{run_id}: goes on in another actor")
         else:
-            began = self._newest_attempt(trial) > self._attempts.get(run_id, 0)
+            before, newest = self._attempts.get(run_id, 0), self._newest_attempt(trial)
+            self._attempts[run_id], began = newest, newest > before
             self._idle[run_id] = 0 if began else self._idle[run_id] + 1
             loss = loss_of(error, text, began=began)
             config["loss"] = loss.to_json()
@@ -140,8 +147,11 @@ class Watch(tune.Callback):
             self._note(run_id, status, note, cause)
         for run_id, reason in self._queue.settled.items():
             self._note(run_id, "TERMINATED", reason, "")
+        if self._notes == self._written:
+            return
         try:
             Board(self._notes, time.time()).write(self._manifest.board_path)
+            self._written = dict(self._notes)
         except OSError as error:
             self._say(f"{error.filename}: {error.strerror}; controllers see no news of the trials")
 
@@ -160,7 +170,8 @@ class Watch(tune.Callback):
     def _num_fitting(self, shape: JobShape) -> int:
         """Living nodes that could hold a bundle of the shape if they were empty."""
         bundle = bundles_of(shape, self._manifest.options)[0]
-        return sum(all(node.get(name, 0) >= value for name, value in bundle.items()) for node in self._nodes)
+        times = shape.nodes if self._manifest.options.strategy == "STRICT_PACK" else 1
+        return sum(all(node.get(name, 0) >= times * value for name, value in bundle.items()) for node in self._nodes)
 
     def _waits_for(self, trial: Any) -> str:
         shape = shape_of(trial)

@@ -124,7 +124,7 @@ def test_tune_may_die_and_the_driver_may_not(
 
 
 def test_a_run_of_two_nodes_has_a_launcher_in_each_bundle(cluster: RayCluster, tmp_path: Path) -> None:
-    run_id, never = make_run(tmp_path, LONG), make_run(tmp_path)
+    run_id, never = make_run(tmp_path, {"train": {"epochs": 20}}), make_run(tmp_path)
     shapes = {never: JobShape(nodes=2, cpus=2, processes=2), run_id: JobShape(nodes=2)}
     submission = Submission.of(cluster, tmp_path, shapes).submit()
     submission.wait_for_step(run_id)
@@ -137,7 +137,7 @@ def test_a_run_of_two_nodes_has_a_launcher_in_each_bundle(cluster: RayCluster, t
     parent.kill()
 
     cluster.wait_for(lambda: len(submission.run_dir(run_id).attempt_numbers()) == 2)
-    cluster.wait_for(submission.run_dir(run_id).is_complete)
+    cluster.wait_for(submission.run_dir(run_id).is_complete, timeout_s=150)
     waits = submission.note(never)
     assert waits is not None and waits.note == "no living node of the cluster has 2 CPUs"
     submission.stop(never)
