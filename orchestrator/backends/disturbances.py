@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import shlex
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ class Fired:
 
     Attributes:
         is_graceful: whether the run is told before, so that it can save its state.
-        undo: to be called once the attempt has ended.
+        undo: to be called once the attempt has ended; complains if what it undoes never came about.
     """
 
     is_graceful: bool
@@ -123,6 +125,35 @@ def _cancel(job_id: str) -> None:
     commands.run("scancel", job_id)
 
 
+def _on_ray(kind: str, *, is_graceful: bool) -> Callable[[Job], Fired]:
+    """The launchers may be on any machine, so a Ray job goes there, as the run's own driver did."""
+
+    def fire(job: Job) -> Fired:
+        # Here, because the command line pays for no backend that it does not use.
+        from orchestrator.backends.ray.backend import cluster_path
+        from orchestrator.backends.ray.clusters import Cluster
+        from orchestrator.backends.ray.manifest import submission_of
+
+        cluster = Cluster.read(cluster_path(job.run_dir.parents[1], submission_of(job.token)))
+        if cluster is None:
+            raise EnvironmentProblem(f"{job.run_dir.parents[1]} does not say which Ray cluster carries {job.token}")
+        api, own_id = cluster.api, f"sweep-drill-{secrets.token_hex(6)}"
+        driver = api.description(job.job_id)
+        python = shlex.split(driver["entrypoint"])[0]
+        words = [python, "-m", "orchestrator.backends.ray.interrupt", str(job.run_dir), job.token, kind]
+        api.submit(own_id, shlex.join(words), driver["runtime_env"] or {}, {"workspace": str(job.run_dir.parents[1])})
+
+        def see_to_it() -> None:
+            ended = api.jobs().get(own_id)
+            if ended is not None and ended.status == "FAILED":
+                said = [line for line in api.log(own_id).splitlines() if line.strip()]
+                raise EnvironmentProblem(f"its Ray job {own_id} failed: {said[-1] if said else ended.message}")
+
+        return Fired(is_graceful=is_graceful, undo=see_to_it)
+
+    return fire
+
+
 #: Backend -> its disturbances, the usual ones of a drill first.
 _TABLE: Mapping[str, tuple[Disturbance, ...]] = {
     "local": (
@@ -134,9 +165,20 @@ _TABLE: Mapping[str, tuple[Disturbance, ...]] = {
         Disturbance("signal", "scancel --signal=TERM, as at the beginning of a preemption's grace", _signal_steps),
         Disturbance("kill", "scancel --signal=KILL to the job's steps", _kill_steps),
     ),
+    "ray": (
+        Disturbance(
+            "signal", "SIGTERM to the launcher, as when its node shuts down", _on_ray("signal", is_graceful=True)
+        ),
+        Disturbance("actor", "SIGKILL to the trial's actor, as Ray does to it", _on_ray("actor", is_graceful=True)),
+        Disturbance("kill", "SIGKILL to launcher and ranks at once", _on_ray("kill", is_graceful=False)),
+    ),
 }
 #: Backend -> names of the disturbances of a drill for which none was chosen, in order.
-_USUAL: Mapping[str, tuple[str, ...]] = {"local": ("signal", "kill"), "slurm": ("requeue",)}
+_USUAL: Mapping[str, tuple[str, ...]] = {
+    "local": ("signal", "kill"),
+    "slurm": ("requeue",),
+    "ray": ("signal", "actor"),
+}
 
 
 def find_disturbances(backend: str, names: tuple[str, ...]) -> list[Disturbance]:

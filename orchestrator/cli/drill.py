@@ -332,7 +332,7 @@ class _Rehearsal:
             try:
                 self._open.fired.undo()
             except EnvironmentProblem as problem:
-                self._tell(f"could not be undone: {problem}")
+                self._tell(f"{self._open.disturbance.name}: {problem}")
 
     def _close(self, attempt: int | None) -> None:
         assert self._open is not None

@@ -265,7 +265,7 @@ def drill(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            help="requeue, signal, kill or partition:NAME. Repeatable: one after the other.", show_default=False
+            help="requeue, signal, kill, actor or partition:NAME. Repeatable: one after the other.", show_default=False
         ),
     ] = None,
     overrides: Set = None,

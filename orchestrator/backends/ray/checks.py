@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.backends.base import JobShape, Refused, Unreachable
 from orchestrator.backends.ray import demands, own_cluster
-from orchestrator.backends.ray.backend import python_of, runtime_env_of
 from orchestrator.backends.ray.clusters import Cluster, find_cluster, find_local_cluster
+from orchestrator.backends.ray.environment import python_of, runtime_env_of
 from orchestrator.backends.ray.jobs import Api
 from orchestrator.backends.ray.judgement import ProbeEnd, count, judge, named
 from orchestrator.backends.ray.manifest import SUBMISSION_ID_PREFIX
@@ -184,7 +184,7 @@ def send_probe(api: Api, options: Ray, shape: JobShape, workspace: Workspace, de
                 end = _wait(api, submission_id, folder, deadline_s)
             finally:
                 with suppress(Unreachable):
-                    api.end(submission_id)
+                    api.stop(submission_id)
         yield from judge(end, question, workspace.path, shape.gpus, (began, time.time()))
 
 

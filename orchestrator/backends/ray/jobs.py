@@ -110,14 +110,21 @@ class Api:
         """
         return str(self._fields(self._get(f"/api/jobs/{submission_id}/logs"), "logs")["logs"] or "")
 
-    def end(self, submission_id: str) -> None:
-        """End a job, and have the cluster forget it if it is over already.
+    def description(self, submission_id: str) -> Mapping[str, Any]:
+        """Everything that the cluster says of a job, in Ray's words.
 
         Raises:
-            Unreachable: no answer, or the job is still at work and only told to stop.
+            Unreachable: no answer, or the cluster does not have the job.
+        """
+        return self._fields(self._get(f"/api/jobs/{submission_id}"), "entrypoint")
+
+    def stop(self, submission_id: str) -> None:
+        """End a job; one that is over stays as it is.
+
+        Raises:
+            Unreachable: no answer, or the cluster does not have the job.
         """
         self._get(f"/api/jobs/{submission_id}/stop", method="POST")
-        self._get(f"/api/jobs/{submission_id}", method="DELETE")
 
     def _get(self, path: str, method: str = "GET") -> Any:
         url = self.address + path
