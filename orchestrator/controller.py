@@ -122,7 +122,7 @@ class Controller:
 
     def _look(self, experiment: ExperimentRow) -> None:
         dirs = suggestions.study_dirs(experiment, self.workspace)
-        suggestions.adopt(self.ledger, experiment, dirs, self.owner, job_shape)
+        suggestions.adopt(self.ledger, experiment, dirs, self.owner, job_shape, self._clock())
         self._settle_jobs(experiment)
 
     def _settle_jobs(self, experiment: ExperimentRow) -> None:
@@ -246,7 +246,7 @@ class Controller:
     def _submit_ready(self, experiment: ExperimentRow) -> None:
         dirs = suggestions.study_dirs(experiment, self.workspace)
         if dirs:
-            suggestions.go_on(self.ledger, dirs, self.ledger.runs(experiment.name))
+            suggestions.go_on(self.ledger, dirs, self.ledger.runs(experiment.name), self._clock())
         ready = [run for run in self.ledger.runs(experiment.name) if run.state in READY]
         if not ready:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from orchestrator.backends.base import JobShape
@@ -28,11 +27,13 @@ def adopt(
     dirs: Sequence[StudyDir],
     owner: str,
     shape_of: Callable[[Resources], JobShape],
+    now: float,
 ) -> None:
     """Bring suggestions that the ledger does not have into it, each with the job that carries it.
 
     Args:
         owner: name of this controller's process.
+        now: seconds since the Unix epoch.
     """
     known = {run.run_id for run in ledger.runs(experiment.name)} if dirs else set()
     found = []
@@ -41,7 +42,7 @@ def adopt(
         for suggestion in study_dir.suggestions():
             if suggestion.run_id and suggestion.run_id not in known:
                 shape = shape_of(Resources.model_validate(study.resources))
-                found.append((_new_run(study, suggestion), _job(experiment.name, suggestion, shape, owner)))
+                found.append((_new_run(study, suggestion), _job(experiment.name, suggestion, shape, owner, now)))
     ledger.adopt_runs(experiment.name, found)
 
 
@@ -55,11 +56,10 @@ def _new_run(study: Study, suggestion: Suggestion) -> NewRun:
     )
 
 
-def _job(experiment: str, suggestion: Suggestion, shape: JobShape, owner: str) -> JobRow | None:
+def _job(experiment: str, suggestion: Suggestion, shape: JobShape, owner: str, now: float) -> JobRow | None:
     """The job of a run that a driver suggested to itself."""
     if not suggestion.token:
         return None
-    now = time.time()
     return JobRow(
         token=suggestion.token,
         run_id=suggestion.run_id,
@@ -90,7 +90,7 @@ def num_missing(dirs: Sequence[StudyDir], runs: Sequence[RunRow]) -> int:
     )
 
 
-def go_on(ledger: Ledger, dirs: Sequence[StudyDir], runs: Sequence[RunRow]) -> None:
+def go_on(ledger: Ledger, dirs: Sequence[StudyDir], runs: Sequence[RunRow], now: float) -> None:
     """Have studies go on. One that lacks runs while none of its own lives has lost its driver: it gets one run more.
 
     Submitted like any other, this run brings a driver along, which suggests the others.
@@ -100,17 +100,20 @@ def go_on(ledger: Ledger, dirs: Sequence[StudyDir], runs: Sequence[RunRow]) -> N
         study_dir.go_on()
         found = study_dir.suggestions()
         missing = sorted(set(study_dir.study.numbers) - {suggestion.number for suggestion in found})
-        run_ids = [*(sample.run_id for sample in study_dir.study.known), *(sample.run_id for sample in found)]
+        run_ids = [
+            *(sample.run_id for sample in study_dir.study.known),
+            *(sample.run_id for sample in found if sample.run_id),
+        ]
         is_moving = any(
             run_id in states and (states[run_id].is_active or states[run_id] in READY) for run_id in run_ids
         )
-        if missing and not is_moving and _silent_s(ledger, [run_id for run_id in run_ids if run_id]) > _PATIENCE_S:
+        if missing and not is_moving and now - _last_end(ledger, run_ids) > _PATIENCE_S:
             from orchestrator.backends.ray.searching import suggest  # it takes seconds to import
 
             suggest(study_dir, missing[0])
 
 
-def _silent_s(ledger: Ledger, run_ids: Sequence[str]) -> float:
-    """Seconds since the last job of these runs ended."""
+def _last_end(ledger: Ledger, run_ids: Sequence[str]) -> float:
+    """When the last job of these runs ended, in seconds since the Unix epoch."""
     ends = [job.ended for jobs in ledger.jobs_of_all(run_ids).values() for job in jobs if job.ended is not None]
-    return time.time() - max(ends, default=0.0)
+    return max(ends, default=0.0)

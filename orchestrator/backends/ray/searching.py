@@ -26,6 +26,8 @@ from trainers.rundir import EarlyStop
 _MAX_TRIES = 20
 _LOOK_INTERVAL_S = 1.0
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study that it makes
+
 
 # --- suggestions ------------------------------------------------------------------------------------------------------
 
@@ -301,7 +303,6 @@ def search_of(manifest: Manifest, say: Callable[[str], None]) -> tuple[RunQueue,
     The metric is known to the schedulers, and not to Tune, which would insist on it in the last report of a trial too.
     """
     assert manifest.search is not None, "a manifest without a search has no studies"
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     queue = SuggestingQueue(manifest, say)
     scheduler = None if manifest.search["stop"] is None else StudyScheduler(manifest, queue.study_dirs, say)
     return queue, scheduler, None
