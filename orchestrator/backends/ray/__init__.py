@@ -1,8 +1,8 @@
 """The ``ray`` backend: runs are trials of Ray Tune, under one detached driver for each submission.
 
 Where the user is: ``clusters`` finds the cluster, or starts one on this machine (``own_cluster``); ``jobs`` asks Ray's
-Jobs API, in the words of ``states``; ``demands`` holds an experiment against the cluster's nodes; ``backend`` puts them
-together. ``checks`` and ``probe`` are what `sweep doctor` looks at.
+Jobs API, in the words of ``states``; ``demands`` holds an experiment against the cluster's nodes; ``environment`` is
+what its jobs run in; ``backend`` puts them together. ``checks`` and ``probe`` are what `sweep doctor` looks at.
 
 ``manifest`` is the file by which a driver knows its runs, and ``board`` the one by which it tells what its trials do;
 both lie in the workspace. On the cluster: ``driver`` is the entrypoint of the Ray job and keeps ``tuning`` alive, which

@@ -11,13 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from orchestrator.backends.backoff import Backoff
 from orchestrator.backends.base import Backend, Job, JobRequest, JobShape, Refused, Sighting, Terms, Unreachable
 from orchestrator.backends.ray import demands, own_cluster
 from orchestrator.backends.ray.board import Board, TrialNote
 from orchestrator.backends.ray.clusters import Cluster, find_cluster, find_local_cluster
+from orchestrator.backends.ray.environment import (
+    entrypoint,
+    environment_problems,
+    python_of,
+    runtime_env_of,
+    variables_of,
+)
 from orchestrator.backends.ray.manifest import (
     Manifest,
     TrialOptions,
@@ -27,7 +33,6 @@ from orchestrator.backends.ray.manifest import (
     submission_of,
 )
 from orchestrator.backends.ray.states import RayJob, meaning
-from orchestrator.backends.source import python_path
 from orchestrator.experiment.schema import Ray
 from orchestrator.launch.attempts import wait_for_writer
 from orchestrator.retry import RetryBudgets
@@ -45,8 +50,6 @@ _PAUSE_S = 0.5
 _CLOSING_S = 15.0
 #: Seconds for which a cluster may be silent before its jobs are taken for gone.
 _SILENCE_DEADLINE_S = 600.0
-#: What in a runtime environment brings another Python than that of the nodes.
-_BRINGS_PYTHON = frozenset({"pip", "uv", "conda", "container", "image_uri", "py_executable"})
 
 
 def create(workspace: Workspace) -> Backend:
@@ -95,6 +98,7 @@ class RayBackend:
         self._places: dict[str, _Place] = {}
         self._silences: dict[str, _Silence] = {}
         self._revoked: set[str] = set()
+        self._asked_to_stop: dict[str, float] = {}
         self._num_jobs = 0
 
     @property
@@ -108,7 +112,7 @@ class RayBackend:
 
     def problems(self, shape: JobShape, terms: Terms) -> list[str]:
         options = _options(terms)
-        found = _problems_of_environment(options)
+        found = environment_problems(options)
         cluster = self._find(options)
         if cluster is None:
             return found + demands.problems([own_cluster.node()], shape, options)
@@ -147,8 +151,8 @@ class RayBackend:
 
     def render(self, request: JobRequest, terms: Terms) -> str:
         manifest, options = self._manifest([request], terms), _options(terms)
-        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in _environment(options).items())
-        return f"# Ray job {manifest.submission_id}\n{variables} {_entrypoint(manifest, options)}"
+        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables_of(options).items())
+        return f"# Ray job {manifest.submission_id}\n{variables} {entrypoint(manifest, options)}"
 
     def _manifest(self, requests: Sequence[JobRequest], terms: Terms) -> Manifest:
         options = _options(terms)
@@ -201,7 +205,7 @@ class RayBackend:
         give_up_at = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                api.submit(manifest.submission_id, _entrypoint(manifest, options), runtime_env_of(options), metadata)
+                api.submit(manifest.submission_id, entrypoint(manifest, options), runtime_env_of(options), metadata)
                 return
             except Unreachable:
                 if time.monotonic() > give_up_at:
@@ -221,7 +225,7 @@ class RayBackend:
         for job in jobs:
             place = places[job.token]
             if place is None:  # what has no manifest has never been submitted
-                sightings[job.token] = self._unless_revoked(job, Sighting(JobState.ABSENT))
+                sightings[job.token] = self._unless_stopped(job, Sighting(JobState.ABSENT))
                 continue
             manifest, answer = place.manifest, answers.get(place.cluster)
             if isinstance(answer, str):
@@ -230,7 +234,7 @@ class RayBackend:
                 over = RayJob(manifest.submission_id, "FAILED", "the Ray cluster on this machine has ended")
                 ray_job = over if answer is None else answer.get(manifest.submission_id)
                 seen = _sighting(job, manifest, ray_job, boards[manifest.submission].trials.get(run_id_of(job.token)))
-            sightings[job.token] = self._unless_revoked(job, seen)
+            sightings[job.token] = self._unless_stopped(job, seen)
         return sightings
 
     def _ask(self, cluster: Cluster) -> Mapping[str, RayJob] | str:
@@ -258,10 +262,19 @@ class RayBackend:
             logger.warning("the Ray cluster at %s answers again", cluster.address)
         return found
 
-    def _unless_revoked(self, job: Job, seen: Sighting) -> Sighting:
-        if job.token not in self._revoked or seen.state is JobState.ENDED:
+    def _unless_stopped(self, job: Job, seen: Sighting) -> Sighting:
+        """What is seen of a job; its end, if nothing can start for it any more, whatever the cluster says or does not.
+
+        No launcher starts for what is revoked, or where the user's request to stop stands.
+        """
+        if seen.state is JobState.ENDED:
             return seen
-        return Sighting(JobState.ENDED, seen.job_id or job.job_id, Cause.CANCELLED, "cancelled while it waited")
+        if job.token in self._revoked:
+            return Sighting(JobState.ENDED, seen.job_id or job.job_id, Cause.CANCELLED, "cancelled while it waited")
+        asked = self._asked_to_stop.get(job.token)
+        if asked is None or time.monotonic() < asked + _CLOSING_S or _has_open_attempt(job):
+            return seen
+        return Sighting(JobState.ENDED, seen.job_id or job.job_id, Cause.CANCELLED, "cancelled")
 
     def _place(self, token: str) -> _Place | None:
         """The submission that carries a token; None if it has no manifest."""
@@ -301,6 +314,7 @@ class RayBackend:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
+            self._asked_to_stop.setdefault(job.token, time.monotonic())
             # What has not begun never will: nobody needs to wait until its driver comes to it.
             run_dir.revoke(job.token, socket.gethostname())
             claim = run_dir.read_claim(job.token)
@@ -338,11 +352,16 @@ def _has_launchers(job: Job, deadline: float) -> bool:
         deadline: seconds since the Unix epoch, until which they are given time to write how the attempt ended. Beyond
             it only a trainer counts that is seen to write.
     """
+    return _has_open_attempt(job) and (time.time() < deadline or not wait_for_writer(RunDir(job.run_dir), timeout_s=0))
+
+
+def _has_open_attempt(job: Job) -> bool:
+    """Whether the job's newest attempt has not been closed."""
     run_dir = RunDir(job.run_dir)
     for number in reversed(run_dir.attempt_numbers()):
         record = run_dir.read_attempt(number)
         if record is not None and record.token == job.token:
-            return record.ended is None and (time.time() < deadline or not wait_for_writer(run_dir, timeout_s=0))
+            return record.ended is None
     return False
 
 
@@ -350,44 +369,3 @@ def _options(terms: Terms) -> Ray:
     if not isinstance(terms.options, Ray):
         raise TypeError(f"options of backend {terms.options.name} given to backend ray")
     return terms.options
-
-
-def _entrypoint(manifest: Manifest, options: Ray) -> str:
-    """The shell line of the Ray job."""
-    return shlex.join([python_of(options), "-m", "orchestrator.backends.ray.driver", str(manifest.path)])
-
-
-def python_of(options: Ray) -> str:
-    """The Python that the driver is run by; what it starts on other nodes, Ray runs by the same."""
-    return options.python or ("python" if _BRINGS_PYTHON & options.runtime_env.keys() else sys.executable)
-
-
-def runtime_env_of(options: Ray) -> dict[str, Any]:
-    """The user's runtime environment, with what our jobs need."""
-    return {**options.runtime_env, "env_vars": _environment(options)}
-
-
-def _problems_of_environment(options: Ray) -> list[str]:
-    """What Ray itself has to say against the runtime environment."""
-    if not options.runtime_env:
-        return []
-    from ray.runtime_env import RuntimeEnv  # takes a second, and most experiments have none
-
-    try:
-        RuntimeEnv(**options.runtime_env)
-    except (TypeError, ValueError) as error:
-        return [f"backend.runtime_env: {' '.join(str(error).split())}"]
-    return []
-
-
-def _environment(options: Ray) -> dict[str, str]:
-    """Environment variables of the job on all its nodes."""
-    named: dict[str, str] = options.runtime_env.get("env_vars", {})
-    found = {
-        # A worker that ends would kill its launchers at once, although they checkpoint when they see it go.
-        "RAY_kill_child_processes_on_worker_exit": "false",
-        **named,
-    }
-    if not _BRINGS_PYTHON & options.runtime_env.keys() and (path := python_path(named.get("PYTHONPATH"))):
-        found["PYTHONPATH"] = path
-    return found

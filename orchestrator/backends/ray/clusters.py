@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import subprocess
 import sys
 import urllib.parse
@@ -100,7 +101,8 @@ def find_local_cluster() -> Cluster | None:
     Raises:
         Unreachable: it does not say where its dashboard is.
     """
-    path = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's own place
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - Ray's own place
+    path = Path(folder) / "ray" / "ray_current_cluster"
     try:
         # Anybody may write there, and what runs on a cluster runs as the user who started it.
         address = path.read_text().strip() if path.stat().st_uid == os.getuid() else ""
@@ -113,15 +115,21 @@ def _dashboard(address: str, source: str) -> str:
     if address.startswith("ray://"):
         return _ask_for_dashboard(address, source)
     url = address if "://" in address else f"http://{address}"
-    if not url.startswith(("http://", "https://")) or not urllib.parse.urlsplit(url).hostname:
+    if not _is_url(url):
         raise InputError(f"{source}={address} is no address of a dashboard; write one such as http://head:8265")
     return url
 
 
+def _is_url(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _listens(address: str) -> bool:
     """Whether somebody takes connections at ``host:port``: Ray leaves the file behind when it is killed."""
-    import socket
-
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=3):

@@ -42,6 +42,7 @@ class Meaning:
     note: str = ""
 
 
+_ENDED = Meaning(JobState.ENDED)
 _WAITING = frozenset({"PENDING", "PAUSED"})
 _OVER = frozenset({"TERMINATED", "ERROR"})
 _MAX_NOTE = 300
@@ -82,7 +83,8 @@ def _of_trial(trial: TrialNote | None) -> Meaning:
     if word == "RUNNING":
         return Meaning(JobState.RUNNING, note=trial.note)
     if word in _OVER:
-        return Meaning(JobState.ENDED, Cause(trial.cause) if trial.cause in _CAUSES else None, trial.note)
+        # Where the driver knows no cause, the run directory says how it ended, and says it better.
+        return Meaning(JobState.ENDED, Cause(trial.cause), trial.note) if trial.cause in _CAUSES else _ENDED
     return Meaning(JobState.UNKNOWN, note=f"Tune says {trial.status!r} of its trial, which is not known")
 
 

@@ -67,8 +67,8 @@ def test_what_the_driver_writes_of_a_trial_is_passed_on() -> None:
 
 @pytest.mark.parametrize("status", OVER)
 def test_a_trial_that_ended_before_its_job_keeps_its_own_end(status: str) -> None:
-    means = meaning(job(status), trial("TERMINATED", "its result stands"))
-    assert (means.cause, means.note) == (None, "its result stands")
+    means = meaning(job(status, "Job supervisor actor died"), trial("TERMINATED", "its result stands"))
+    assert (means.state, means.cause, means.note) == (JobState.ENDED, None, "")
 
 
 def test_a_job_that_was_stopped_has_cancelled_what_was_left_of_it() -> None:
