@@ -59,17 +59,22 @@ case "${1:-}" in
     if [ $# -gt 1 ]; then
       exec .venv/bin/pytest "${@:2}"
     fi
-    # Tests on SLURM mostly wait, for grace times, holds and nodes that are missed; the others run beside them.
+    # Tests on clusters mostly wait, for grace times, holds and nodes that are missed; the others run beside them.
     export OMP_NUM_THREADS=1
-    slurm_log=$(mktemp)
-    .venv/bin/pytest -p no:cacheprovider --durations=15 tests/integration/slurm > "$slurm_log" 2>&1 &
-    slurm_tests=$!
+    logs=$(mktemp -d)
+    declare -A cluster_tests
+    for cluster in slurm ray; do
+      .venv/bin/pytest -p no:cacheprovider --durations=15 "tests/integration/$cluster" > "$logs/$cluster" 2>&1 &
+      cluster_tests[$cluster]=$!
+    done
     status=0
-    .venv/bin/pytest --durations=15 --ignore=tests/integration/slurm || status=$?
-    wait "$slurm_tests" || status=$?
-    echo "--- tests/integration/slurm ---"
-    cat "$slurm_log"
-    rm "$slurm_log"
+    .venv/bin/pytest --durations=15 --ignore=tests/integration/slurm --ignore=tests/integration/ray || status=$?
+    for cluster in slurm ray; do
+      wait "${cluster_tests[$cluster]}" || status=$?
+      echo "--- tests/integration/$cluster ---"
+      cat "$logs/$cluster"
+    done
+    rm -r "$logs"
     exit "$status"
     ;;
   lock)
