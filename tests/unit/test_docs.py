@@ -123,7 +123,8 @@ def test_every_call_of_the_development_cluster_can_be_parsed(monkeypatch: pytest
         parser().parse_args(call)
 
 
-def test_the_profile_in_the_guide_is_one(tmp_path: Path) -> None:
-    (profile,) = (text for language, text in blocks(DOCS / "slurm.md") if language == "yaml")
+@pytest.mark.parametrize(("guide", "options"), [("slurm", Slurm), ("ray", Ray)])
+def test_the_profile_in_the_guide_is_one(guide: str, options: type[Section], tmp_path: Path) -> None:
+    (profile,) = (text for language, text in blocks(DOCS / f"{guide}.md") if language == "yaml")
     (tmp_path / "site.yaml").write_text(profile)
-    assert isinstance(load_site(tmp_path / "site.yaml", (), {}).backend, Slurm)
+    assert isinstance(load_site(tmp_path / "site.yaml", (), {}).backend, options)
