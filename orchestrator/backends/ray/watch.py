@@ -195,13 +195,14 @@ def shape_of(trial: Any) -> JobShape:
 
 
 def error_of(trial: Any) -> tuple[BaseException | None, str]:
-    """The error that Tune last got from a trial, and its text."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-        return error, str(error)
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        return None, Path(trial.error_file).read_text()
-    return None, ""
+    """The error that Tune last got from a trial, where it kept it, and its text."""
+    error, text = None, ""
+    with contextlib.suppress(OSError, TypeError):
+        text = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
+    with contextlib.suppress(OSError, TypeError):
+        kept: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        error = kept if str(kept) in text else None  # Tune keeps errors of some kinds only; this is then an older one
+    return error, text
 
 
 def resources_of_nodes() -> list[dict[str, float]]:
