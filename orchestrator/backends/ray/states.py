@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.backends.ray.board import TrialNote
+from orchestrator.launch.outcome import EXIT_RESUMABLE
 from orchestrator.state import Cause, JobState
 
 
@@ -90,7 +91,8 @@ def _of_trial(trial: TrialNote | None) -> Meaning:
 
 def _cause_of_driver(job: RayJob) -> Cause:
     """Why a driver ended before a run had its turn. What would happen again and again must count against a budget."""
-    has_failed = job.exit_code is not None and 0 < job.exit_code < 128
+    # From 128 on the shell names the signal that killed it.
+    has_failed = job.exit_code is not None and 0 <= job.exit_code < 128 and job.exit_code != EXIT_RESUMABLE
     return Cause.FAILED if has_failed or _is_environment_at_fault(job) else Cause.LOST
 
 

@@ -182,7 +182,7 @@ def test_a_run_that_no_node_can_hold_waits_with_a_reason_and_is_cancelled_at_onc
     cluster: RayCluster, tmp_path: Path
 ) -> None:
     backend = RayBackend(tmp_path)
-    large = request(tmp_path, shape=JobShape(cpus=2))
+    large = request(tmp_path, shape=JobShape(cpus=2), submission="large")
     assert backend.problems(large.shape, terms(cluster.address)) != []
     job_ids = backend.submit([large], terms(cluster.address))
     job = replace(job_of(large), job_id=job_ids[large.token])
@@ -204,7 +204,7 @@ def test_an_environment_that_cannot_be_set_up_ends_the_job_with_the_reason(clust
     wrong = terms(cluster.address, runtime_env={"env_vars": {"A": 1}})
     assert "backend.runtime_env: runtime_env['env_vars'] must be of type" in backend.problems(SHAPE, wrong)[0]
     broken = terms(cluster.address, runtime_env={"conda": "no-such-environment"})
-    doomed = request(tmp_path)
+    doomed = request(tmp_path, submission="doomed")
     backend.submit([doomed], broken)
     RayCluster.wait_for(lambda: backend.poll([job_of(doomed)])[doomed.token].state is JobState.ENDED)
     seen = backend.poll([job_of(doomed)])[doomed.token]
@@ -238,7 +238,8 @@ def test_commands_find_the_cluster_by_the_environment_and_lead_to_its_dashboard(
     status = json.loads(sweep("status", "--json"))
     assert status["dashboards"] == [cluster.address]
     assert f"{cluster.address} shows its jobs" in sweep("status")
-    RayCluster.wait_for(lambda: json.loads(sweep("status", "--json"))["states"] == {"running": 1})
+    RayCluster.wait_for(lambda: [*tmp_path.glob("sweeps/runs/*/attempts/*/attempt.json")])
+    assert json.loads(sweep("status", "--json"))["states"] == {"running": 1}
     assert "launchers start" in sweep("logs", status["runs"][0]["run_id"], "--job")
     assert "small  1 runs: 1 cancelled" in sweep("cancel")
     assert json.loads(sweep("status", "--json"))["dashboards"] == []

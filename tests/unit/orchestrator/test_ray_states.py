@@ -88,9 +88,13 @@ class TestADriverThatEndsBeforeARunHadItsTurn:
     def test_its_node_lost(self) -> None:
         assert meaning(job("FAILED", "Job supervisor actor died", driver_exit_code=None), None).cause is Cause.LOST
 
+    def test_asked_to_stop(self) -> None:
+        assert meaning(job("FAILED", "exit code 75", driver_exit_code=75), trial("PENDING")).cause is Cause.LOST
+
     @pytest.mark.parametrize("left", [None, trial("PENDING")])
-    def test_of_itself(self, left: TrialNote | None) -> None:
-        assert meaning(job("FAILED", "exit code 1", driver_exit_code=1), left).cause is Cause.FAILED
+    @pytest.mark.parametrize(("status", "code"), [("FAILED", 1), ("SUCCEEDED", 0)])
+    def test_of_itself(self, status: str, code: int, left: TrialNote | None) -> None:
+        assert meaning(job(status, "", driver_exit_code=code), left).cause is Cause.FAILED
 
     def test_never_begun_for_want_of_its_environment(self) -> None:
         message = "runtime_env setup failed: Failed.\nTraceback\nNo such file or directory: 'conda'\n."
