@@ -13,6 +13,7 @@ import typer
 from orchestrator.cli.main import app
 from orchestrator.experiment import Local, Ray, Resources, Retries, Slurm, load_site
 from orchestrator.experiment.schema import Container
+from orchestrator.experiment.search import Asha, Median, Search
 from trainers.config import LARS, Augment, Cosine, Data, Evaluate, FewLabels, Geometry, Linear, Runtime, Step, Train
 from trainers.config import data as data_options
 from trainers.config import evaluate as evaluate_options
@@ -80,6 +81,11 @@ def test_names() -> None:
 )
 def test_backends_and_resources(options: type[Section]) -> None:
     assert set(options.model_fields) - words("experiment-file") == set()
+
+
+@pytest.mark.parametrize("options", [Search, Asha, Median], ids=lambda options: options.__name__)
+def test_search(options: type[Section]) -> None:
+    assert set(options.model_fields) - words("search") == set()
 
 
 def blocks(document: Path) -> list[tuple[str, str]]:
