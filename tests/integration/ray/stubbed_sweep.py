@@ -51,12 +51,6 @@ class RaySweep(StubbedSweep):
         """Whether its jobs have ended: a driver does so a little later than its last run."""
         return all(status.is_terminal() for found in self.statuses_of_jobs().values() for status in found)
 
-    def assert_each_run_was_done_once(self, runs: int) -> None:
-        """By the ledger, by run directories, by the stub's own log, and by Ray, whose jobs have to be over."""
-        super().assert_each_run_was_done_once(runs)
-        statuses = self.statuses_of_jobs()
-        assert all(JobStatus.SUCCEEDED in found for found in statuses.values()), f"{statuses}\n{self.output()}"
-
     def assert_no_job_was_in_vain(self) -> None:
         """Every run had exactly one job, which ended well."""
         statuses = self.statuses_of_jobs()

@@ -138,12 +138,15 @@ def test_a_head_that_comes_back_empty_has_every_run_done_once(cluster: RayCluste
     cluster.kill_head()
     controller = sweep.watch()
     cluster.wait_for(lambda: "does not answer" in sweep.output())
+    for node in cluster.workers:  # which would go on for a minute
+        cluster.kill_node(node)
+    cluster.wait_for(lambda: all(records[0].ended for records in sweep.attempts().values()))
     cluster.start_head()
     sweep.hold_path.unlink()
     assert wait_for_all([controller], 200) == [0], sweep.output()
     cluster.wait_for(sweep.is_over_for_ray)
-    for run_dir in sweep.run_dirs():
-        causes = [record.cause for record in run_dir.read_attempts()]
-        assert causes[-1] == Cause.DONE
-        assert processes_of(run_dir.path) == []
     sweep.assert_each_run_was_done_once(2)
+    sweep.assert_no_job_was_in_vain()  # of those that the new head knows
+    assert [processes_of(run_dir.path) for run_dir in sweep.run_dirs()] == [[], []]
+    causes = [[record.cause for record in records] for records in sweep.attempts().values()]
+    assert causes == [[Cause.PREEMPTED, Cause.DONE]] * 2
