@@ -53,7 +53,7 @@ class Manifest:
             for which all count.
         max_parallel: trials at the same time; None if only the cluster's resources limit them.
         search: the section ``search`` with what its sampler and scheduler need, as
-            :mod:`orchestrator.backends.ray.searching` writes and reads it; None without one.
+            :func:`orchestrator.studies.search_section` writes it; None where none concerns these runs.
         created: seconds since the Unix epoch, before the Ray job was submitted.
     """
 

@@ -13,10 +13,14 @@ import pytest
 from orchestrator.backends.base import JobShape
 from orchestrator.backends.ray.manifest import Manifest, TrialOptions
 from orchestrator.backends.ray.searching import StudyScheduler, SuggestingQueue, search_of, suggest
+from orchestrator.collect.payload import run_facts
 from orchestrator.controller import Controller, Snapshot
 from orchestrator.experiment import load_experiment
 from orchestrator.ledger import Ledger, Wanted
+from orchestrator.report.reading import build_report
+from orchestrator.report.wording import cell_text
 from orchestrator.retry import RetryBudgets
+from orchestrator.runs import ExperimentView, ReportOptions, RunView
 from orchestrator.state import JobState, RunState
 from orchestrator.studies import StudyDir, Suggestion, search_section, studies_of
 from orchestrator.submission import submit
@@ -321,6 +325,33 @@ class TestEarlyEnds:
         site.step()
         assert site.ledger.jobs_of(run_id)[-1].token != token
         assert len(site.ledger.jobs_of(run_id)) == 2
+
+    def test_report_and_store_mark_early_ends(self, site: Site) -> None:
+        site.submit(*ASHA)
+        site.step()
+        early, whole, *_ = (run.run_id for run in site.ledger.runs("found"))
+        token, run_dir = site.token_of(early), site.workspace.run_dir(early)
+        evaluate(run_dir, 20.0, 30.0)
+        begin_attempt(run_dir, token)
+        run_dir.stop_early(EarlyStop(token=token, rule="asha", metric="eval/knn/top1", value=30.0, step=20, epoch=2.0))
+        site.scheduler.jobs[token] = JobState.ENDED
+        site.finish(whole, 50.0)
+        site.step()
+        views = [
+            RunView(
+                run.run_id, number, run.axes, run.state, run.reason, "ray", "x", 1, site.workspace.run_dir(run.run_id)
+            )
+            for number, run in enumerate(site.ledger.runs("found")[:2])
+        ]
+        view = ExperimentView("found", "", Path("found.yaml"), tuple(views[0].axes))
+        found = build_report(view, views)
+        assert [cell_text(row.cells[0], "eval/knn/top1") for row in found.table.rows] == ["30.0 (1) †", "50.0 (1)"]
+        together = ReportOptions(over=("train.learning_rate", "train.weight_decay"))
+        (row,) = build_report(replace(view, report=together), views).table.rows
+        assert cell_text(row.cells[0], "eval/knn/top1") == "50.0 (1 of 2)"
+        assert (found.completed, found.ended_early) == (1, 1)
+        tags = [run_facts(run, {}, None).tags.get("sweep.stopped_early") for run in views]
+        assert tags == ["stopped early at epoch 2 by asha (eval/knn/top1 30)", None]
 
     def test_a_lost_ledger_knows_early_ends_again(self, site: Site) -> None:
         site.submit(*ASHA)
