@@ -82,6 +82,16 @@ def main(command_line: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
+def take_memory_kills_for_losses() -> None:
+    """Have Tune survive what Ray's memory monitor does: it knows one kind of error for the end of an actor only."""
+    from ray.air.execution._internal import actor_manager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+    from ray.tune.execution import tune_controller
+
+    for module in (actor_manager, tune_controller):
+        module.RayActorError = (RayActorError, OutOfMemoryError)  # type: ignore[attr-defined]
+
+
 def tune_runs(manifest: Manifest) -> None:
     """Run Tune until every run has come to an end."""
     from ray import tune
@@ -90,6 +100,7 @@ def tune_runs(manifest: Manifest) -> None:
     from orchestrator.backends.ray.trial import RunTrial
     from orchestrator.backends.ray.watch import Watch, run_id_of
 
+    take_memory_kills_for_losses()
     queue, scheduler, metric = search_of(manifest)
     assert isinstance(queue, RunQueue)
     watch = Watch(manifest, queue, say)

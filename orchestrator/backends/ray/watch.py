@@ -36,6 +36,7 @@ class Watch(tune.Callback):
         self._notes: dict[str, TrialNote] = {}
         self._written: dict[str, TrialNote] | None = None
         self._ends: dict[str, tuple[str, str]] = {}  # run id -> note and cause
+        self._over: set[str] = set()
         self._nodes: list[dict[str, float]] = []
         self._cluster_at = self._draining_at = self._board_at = 0.0
         self._draining: frozenset[str] = frozenset()
@@ -81,6 +82,9 @@ class Watch(tune.Callback):
             self._ends[run_id_of(trial)] = (result.get("note", ""), result.get("cause", ""))
             self._say(f"{run_id_of(trial)}: {result['ended'].lower()} ({result.get('note', '')})")
 
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self._over.add(run_id_of(trial))
+
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         run_id = run_id_of(trial)
         error, text = error_of(trial)
@@ -104,6 +108,7 @@ class Watch(tune.Callback):
         loss = loss_of(*error_of(trial), began=False)
         note = f"its actor died again and again before it began an attempt: {loss.detail}"
         self._ends[run_id] = (note, str(loss.cause))
+        self._over.add(run_id)
         self._say(f"{run_id}: {note}")
 
     def on_experiment_end(self, trials: Sequence[Any], **info: Any) -> None:
@@ -138,11 +143,14 @@ class Watch(tune.Callback):
         for trial in trials:
             run_id = run_id_of(trial)
             status, note, cause = trial.status, "", ""
-            if run_id in self._stopped and status == "PENDING":
+            if run_id in self._stopped and run_id not in self._over:
+                # Tune has it pending, until nothing else is left.
                 status, note = "TERMINATED", "it was stopped on request"
             elif status == "PENDING":
                 note = self._waits_for(trial)
             elif status in _IS_OVER:
+                if run_id not in self._over:
+                    continue  # Tune itself is ending, and stops all trials
                 note, cause = self._ends.get(run_id, ("", ""))
             self._note(run_id, status, note, cause)
         for run_id, reason in self._queue.settled.items():
