@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.backends.base import JobShape
+from orchestrator.backends.ray.board import Board
 from orchestrator.backends.ray.follower import Place
 from orchestrator.backends.ray.launchers import Meeting, command_of
 from orchestrator.backends.ray.losses import Loss, loss_of
 from orchestrator.backends.ray.manifest import Manifest, TrialOptions
 from orchestrator.backends.ray.queue import RunQueue, ask, bundles_of
+from orchestrator.backends.ray.watch import Watch
 from orchestrator.experiment.schema import Retries
 from orchestrator.retry import RetryBudgets
 from orchestrator.state import Cause
@@ -174,3 +177,22 @@ def test_a_loss_explains_what_a_launcher_could_not_know() -> None:
     assert not loss.explains(replace(ASKED, ended=100.0))
     assert not loss.explains(replace(ASKED, cause="done"))
     assert not loss.explains(replace(ASKED, ended=None, cause=""))
+
+
+def test_only_what_came_to_an_end_is_over_for_controllers(make_queue: MakeQueue) -> None:
+    queue = make_queue("abc")
+    queue.manifest.folder.mkdir(parents=True)
+    shapes = dict(queue.waiting)
+    trials = [SimpleNamespace(config=queue.trial_config(run_id, shapes[run_id]), status="RUNNING") for run_id in "ab"]
+    watch = Watch(queue.manifest, queue, lambda _: None)
+    watch.on_trial_result(0, trials, trials[0], {"ended": "DONE", "note": "its result stands"})
+    watch.on_trial_complete(0, trials, trials[0])
+    for trial in trials:
+        trial.status = "TERMINATED"  # as Tune leaves them when it fails itself
+    watch.on_experiment_end(trials)
+
+    board = Board.read(queue.manifest.board_path)
+    assert {run_id: note.note for run_id, note in board.trials.items()} == {"a": "its result stands"}
+    again = RunQueue(queue.manifest, lambda _: None)
+    Watch(queue.manifest, again, lambda _: None)
+    assert list(again.waiting) == ["b", "c"], "a controller may have submitted the first one anew"
