@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.backends.base import Refused, Unreachable
-from orchestrator.backends.ray import own_cluster
+from orchestrator.backends.ray import clusters, own_cluster
 from orchestrator.backends.ray.clusters import Cluster, find_cluster, find_local_cluster
 from orchestrator.backends.ray.jobs import Api
 from orchestrator.errors import EnvironmentProblem, InputError
@@ -137,6 +137,7 @@ class TestWhichClusterIsMeant:
 
     def test_one_that_does_not_answer_is_named_with_what_to_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         address = f"127.0.0.1:{free_port()}"
+        monkeypatch.setattr(clusters, "_RESOLVE_TIMEOUT_S", 3.0)
         monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(Unreachable, match=rf"no Ray cluster answers at {address} .*set backend\.address"):
