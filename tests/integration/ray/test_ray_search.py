@@ -53,8 +53,8 @@ def test_bad_runs_end_early_and_go_on_elsewhere_to_the_same_numbers(
     undisturbed: Callable[[RunDir], RunDir],
     numbers_of: Callable[[RunDir], Numbers],
 ) -> None:
-    asha = {"name": "asha", "grace_epochs": 4, "reduction_factor": 3}
-    sweep = Sweep(tmp_path, cluster, {"samples": 5, "stop": asha}, epochs=32)
+    asha = {"name": "asha", "grace_epochs": 4, "reduction_factor": 2}
+    sweep = Sweep(tmp_path, cluster, {"samples": 4, "stop": asha}, epochs=20)
     found = sweep.run()
     assert {run.state for run in found.runs} == {RunState.COMPLETED}
     early = [run.run_id for run in found.runs if run.reason]
@@ -66,7 +66,7 @@ def test_bad_runs_end_early_and_go_on_elsewhere_to_the_same_numbers(
         assert (sweep.run_dir(run.run_id).read_result() is None) == bool(run.reason)
         assert not run.reason or "by asha (eval/knn/top1" in run.reason
     steps = {run_id: sweep.run_dir(run_id).read_attempts()[-1].last_step for run_id in early}
-    assert all(0 < step < 32 * 3 for step in steps.values())
+    assert all(0 < step < 20 * 3 for step in steps.values())
     assert all(run.state is RunState.COMPLETED and run.reason for run in sweep.run().runs if run.run_id in early)
 
     again = sweep.run("backend=local", "search.stop=null")
@@ -83,7 +83,7 @@ def test_bad_runs_end_early_and_go_on_elsewhere_to_the_same_numbers(
 
 def test_what_is_suggested_outlives_tune_and_is_never_too_much(cluster: RayCluster, tmp_path: Path) -> None:
     search = {"samples": 6, "sampler": "optuna", "startup": 2}
-    sweep = Sweep(tmp_path, cluster, search, epochs=12)
+    sweep = Sweep(tmp_path, cluster, search, epochs=8)
     ends: list[Snapshot] = []
     watching = threading.Thread(target=lambda: ends.append(sweep.run()))
     watching.start()
