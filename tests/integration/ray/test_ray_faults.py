@@ -87,13 +87,15 @@ def full_object_store(cluster: RayCluster) -> Iterator[None]:
 
 
 def test_of_four_runs_one_finds_no_memory_and_one_cannot_save(cluster: RayCluster, tmp_path: Path) -> None:
-    # The only node with two cores believes that memory is short whatever there is, and kills what it started.
-    cluster.add_node(num_cpus=2, env_vars={"RAY_memory_usage_threshold": "0.001"})
+    # The only node with two cores believes that memory is short whatever there is, and kills what it started. It has
+    # too little to give for the other runs.
+    cluster.add_node(num_cpus=2, memory=300 * 2**20, env_vars={"RAY_memory_usage_threshold": "0.001"})
     cluster.wait_for(lambda: cluster.num_cpus() == 5)
     file = experiment(
         tmp_path,
         seeds=4,
-        when=[{"if": {"seed": 0}, "set": {"resources.cpus_per_node": 2, "resources.processes_per_node": 1}}],
+        resources={"memory": "400M"},
+        when=[{"if": {"seed": 0}, "set": {"resources.cpus_per_node": 2, "resources.memory": "100M"}}],
         retries={"out_of_memory": 0, "failed": 0, "without_progress": 2},
     )
     planned = json.loads(sweep(cluster, tmp_path, "plan", str(file), "--json").stdout)["runs"]
