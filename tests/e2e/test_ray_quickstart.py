@@ -27,10 +27,18 @@ def cluster() -> Iterator[RayCluster]:
 
 
 def kill_node(cluster: RayCluster, sweep: Sweep, rng: random.Random) -> None:
-    """A worker is gone for good, with the run that trains there if one does; another one joins."""
-    cluster.kill_node(cluster.workers.pop(rng.randrange(len(cluster.workers))))
-    time.sleep(rng.uniform(0, 5))
-    cluster.workers.append(cluster.add_node())
+    """A worker on which a run trains is gone for good; another one joins."""
+
+    def at_work() -> list[Any]:
+        launchers = {process.pid for run_dir in sweep.run_dirs() for process in processes_of(run_dir.path)}
+        return [node for node in cluster.workers if launchers & cluster.processes_on(node)]
+
+    cluster.wait_for(lambda: sweep.is_over() or at_work(), 120)
+    for node in at_work()[:1]:
+        cluster.workers.remove(node)
+        cluster.kill_node(node)
+        time.sleep(rng.uniform(0, 5))
+        cluster.workers.append(cluster.add_node())
 
 
 def kill_driver(cluster: RayCluster, sweep: Sweep, rng: random.Random) -> None:

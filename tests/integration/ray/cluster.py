@@ -73,6 +73,11 @@ class RayCluster:
         """Another worker: 1 CPU, if not said otherwise."""
         return self._cluster.add_node(**{**_NODE, "wait": False, **arguments})
 
+    def processes_on(self, node: Any) -> set[int]:
+        """Process ids of a node: its raylet's, and of all below that."""
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        return {process.pid for process in [raylet, *raylet.children(recursive=True)]}
+
     def kill_node(self, node: Any) -> None:
         """End a worker's raylet at once; its actors end when they notice."""
         owner = next(cluster for cluster in self._clusters if node in cluster.worker_nodes)
