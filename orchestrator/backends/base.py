@@ -75,6 +75,16 @@ class JobRequest:
     reset_at: float = 0.0
 
 
+def run_id_of(token: str) -> str:
+    """The run that a token was made for."""
+    return token.rpartition("-")[0]
+
+
+def submission_of(token: str) -> str:
+    """The submission that a token belongs to."""
+    return token.rpartition("-")[2]
+
+
 @dataclass(frozen=True)
 class Job:
     """A job that was, or may have been, started. ``job_id`` is empty until the backend has given one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from orchestrator.backends.base import Job
+from orchestrator.backends.base import Job, submission_of
 from orchestrator.backends.slurm import commands
 from orchestrator.errors import EnvironmentProblem, InputError
 from trainers.rundir import RunDir
@@ -132,7 +132,6 @@ def _on_ray(kind: str, *, is_graceful: bool) -> Callable[[Job], Fired]:
         # Here, because the command line pays for no backend that it does not use.
         from orchestrator.backends.ray.backend import cluster_path
         from orchestrator.backends.ray.clusters import Cluster
-        from orchestrator.backends.ray.manifest import submission_of
 
         cluster = Cluster.read(cluster_path(job.run_dir.parents[1], submission_of(job.token)))
         if cluster is None:

@@ -13,7 +13,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.backends.backoff import Backoff
-from orchestrator.backends.base import Backend, Job, JobRequest, JobShape, Refused, Sighting, Terms, Unreachable
+from orchestrator.backends.base import (
+    Backend,
+    Job,
+    JobRequest,
+    JobShape,
+    Refused,
+    Sighting,
+    Terms,
+    Unreachable,
+    run_id_of,
+    submission_of,
+)
 from orchestrator.backends.ray import demands, own_cluster
 from orchestrator.backends.ray.board import Board, TrialNote
 from orchestrator.backends.ray.clusters import Cluster, find_cluster, find_local_cluster
@@ -28,9 +39,7 @@ from orchestrator.backends.ray.manifest import (
     Manifest,
     TrialOptions,
     manifest_path,
-    run_id_of,
     submission_dir,
-    submission_of,
 )
 from orchestrator.backends.ray.states import RayJob, meaning
 from orchestrator.experiment.schema import Ray

@@ -182,13 +182,3 @@ def manifest_path(workspace: Path, submission: str) -> Path:
 def submission_id(submission: str) -> str:
     """Ray's name for the job of a submission."""
     return f"{SUBMISSION_ID_PREFIX}{submission}"
-
-
-def submission_of(token: str) -> str:
-    """The submission that a token belongs to."""
-    return token.rpartition("-")[2]
-
-
-def run_id_of(token: str) -> str:
-    """The run that a token was made for."""
-    return token.rpartition("-")[0]

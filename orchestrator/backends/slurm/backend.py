@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.backends.base import Backend, Job, JobRequest, JobShape, Refused, Sighting, Terms, Unreachable
+from orchestrator.backends.base import (
+    Backend,
+    Job,
+    JobRequest,
+    JobShape,
+    Refused,
+    Sighting,
+    Terms,
+    Unreachable,
+    submission_of,
+)
 from orchestrator.backends.slurm import commands, demands
 from orchestrator.backends.slurm.arrays import Array, arrays_of, divide, element_shape, free_slots, to_list
 from orchestrator.backends.slurm.commands import CommandFailed
@@ -21,7 +31,6 @@ from orchestrator.backends.slurm.manifest import (
     Manifest,
     manifest_path,
     submission_dir,
-    submission_of,
 )
 from orchestrator.backends.slurm.queue import Answer, Element, Queue
 from orchestrator.backends.slurm.script import NoRoom, Refusal, batch_script, python_of, refusal_of, send

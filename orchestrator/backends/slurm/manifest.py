@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.backends.base import JobShape
+from orchestrator.backends.base import JobShape, run_id_of
 from orchestrator.retry import RetryBudgets
 from trainers.rundir import RunDir, atomic
 
@@ -184,13 +184,3 @@ def manifest_path(workspace: Path, submission: str, number: int) -> Path:
 def job_name(submission: str, number: int) -> str:
     """SLURM's name for array ``number`` of a submission."""
     return f"{JOB_NAME_PREFIX}{submission}-{number}"
-
-
-def run_id_of(token: str) -> str:
-    """The run that a token was made for."""
-    return token.rpartition("-")[0]
-
-
-def submission_of(token: str) -> str:
-    """The submission that a token belongs to."""
-    return token.rpartition("-")[2]

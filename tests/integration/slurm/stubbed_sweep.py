@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.slurm.manifest import Manifest, run_id_of
+from orchestrator.backends.base import run_id_of
+from orchestrator.backends.slurm.manifest import Manifest
 from tests import trainer_stub
 from tests.integration.slurm.cluster import Cluster
 from tests.integration.stubbed_sweep import StubbedSweep
