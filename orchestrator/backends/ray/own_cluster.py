@@ -198,6 +198,8 @@ def _start_head(temporary: Path, token_path: Path, dashboard_port: int) -> subpr
         **inherited,
         # Otherwise Ray replaces the loopback address by one that others reach.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Otherwise Ray lets its workers, and with them the ranks, give way to everything else on the machine.
+        "RAY_worker_niceness": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
     }

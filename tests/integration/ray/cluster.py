@@ -16,8 +16,13 @@ import psutil
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
-#: Ray replaces the loopback address by the machine's own, unless it believes that it runs where it knows no clusters.
-ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {
+    # Ray replaces the loopback address by one of the machine, unless it believes that it knows no clusters here.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray lets its workers give way to everything else on the machine: here, to the tests that wait for them.
+    "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 _OBJECT_STORE_BYTES = 80_000_000  # nothing of ours is kept there
 _NODE = {"num_cpus": 1, "num_gpus": 0, "node_ip_address": "127.0.0.1", "object_store_memory": _OBJECT_STORE_BYTES}
