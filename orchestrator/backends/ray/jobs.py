@@ -22,6 +22,7 @@ from orchestrator.backends.base import Refused, Unreachable
 from orchestrator.backends.ray.demands import Node
 from orchestrator.backends.ray.manifest import SUBMISSION_ID_PREFIX
 from orchestrator.backends.ray.states import RayJob
+from orchestrator.errors import last_line
 
 #: Seconds that a cluster has to answer a question.
 _TIMEOUT_S = 10.0
@@ -193,9 +194,9 @@ class Api:
         except AuthenticationError as error:
             raise Refused(self._not_let_in()) from error
         except (requests.RequestException, OSError) as error:
-            raise Unreachable(self._silent(_last_line(str(error)))) from error
+            raise Unreachable(self._silent(_reason(str(error)))) from error
         except (TypeError, ValueError) as error:
-            raise Refused(f"Ray refused the job: backend.runtime_env: {_last_line(str(error))}") from error
+            raise Refused(f"Ray refused the job: backend.runtime_env: {_reason(str(error))}") from error
         except RuntimeError as error:
             self._judge(submission_id, str(error), error)
 
@@ -205,7 +206,7 @@ class Api:
             return
         # The head passes on what an agent has answered, in an answer of its own.
         statuses = re.findall(r"status code ([0-9]+)", text)
-        answer = _last_line(text)
+        answer = _reason(text)
         if statuses and statuses[-1].startswith("4"):
             raise Refused(f"Ray refused the job: {answer}; correct the section `backend`") from error
         raise Unreachable(self._silent(answer)) from error
@@ -272,7 +273,5 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def _last_line(text: str) -> str:
-    """What a traceback, or a message of several lines, comes to."""
-    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
-    return (lines[-1] if lines else "it does not say why").rstrip(".")[:500]
+def _reason(text: str) -> str:
+    return last_line(text).rstrip(".") or "it does not say why"

@@ -11,6 +11,7 @@ from pathlib import Path
 import orchestrator
 from orchestrator.backends.ray.probe import NodeAnswer, Sight
 from orchestrator.backends.ray.states import RayJob
+from orchestrator.errors import last_line
 from orchestrator.findings import Finding, Verdict
 
 #: Clocks further apart than this mislead those who read times of different machines.
@@ -86,14 +87,14 @@ def _no_answers(end: ProbeEnd) -> Finding:
         return Finding(
             "probe job",
             Verdict.WARNING,
-            f"is still {job.status.lower()} after {end.waited_s:.0f} s ({_last_line(job.message)}): nothing is known "
+            f"is still {job.status.lower()} after {end.waited_s:.0f} s ({last_line(job.message)}): nothing is known "
             "of the nodes; a runtime environment that is made anew takes its time, so ask again",
         )
     if "RUNTIME_ENV" in job.error_type.upper():
         return Finding(
             "runtime environment",
             Verdict.WRONG,
-            f"cannot be made on the head of the cluster: {_last_line(job.message)}; correct backend.runtime_env",
+            f"cannot be made on the head of the cluster: {last_line(job.message)}; correct backend.runtime_env",
         )
     if mismatch := re.search(r"Version mismatch.*?(?=\n\S*Traceback|\Z)", log, re.DOTALL):
         said = " ".join(mismatch[0].split())
@@ -103,14 +104,14 @@ def _no_answers(end: ProbeEnd) -> Finding:
             f"{said}; name a Python of the cluster's own versions as backend.python",
         )
     if missing := re.search(r"No module named '?(?P<module>[\w.]+)|not found|No such file", log):
-        lacks = f"lacks {missing['module']}" if missing["module"] else f"is not there ({_last_line(log)})"
+        lacks = f"lacks {missing['module']}" if missing["module"] else f"is not there ({_line_with(missing[0], log)})"
         return Finding(
             "program on nodes",
             Verdict.WRONG,
             f"the Python of the driver on the cluster's head {lacks}; install this program there, name a Python that "
             "has it as backend.python, or let backend.runtime_env bring it (pip)",
         )
-    said = _last_line(log) or _last_line(job.message)
+    said = last_line(log) or last_line(job.message)
     return Finding("probe job", Verdict.WRONG, f"ended before the nodes were asked: {said}")
 
 
@@ -229,6 +230,5 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def _line_with(words: str, text: str) -> str:
+    return next(line.strip() for line in text.splitlines() if words in line)

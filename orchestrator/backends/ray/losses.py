@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from orchestrator.errors import last_line
 from orchestrator.retry import Ending
 from orchestrator.state import Cause
 from trainers.rundir import AttemptRecord
@@ -69,7 +70,7 @@ def loss_of(error: BaseException | None, text: str, *, began: bool = True) -> Lo
         # Of a worker that was killed its raylet tells at once. Here the raylet is gone too, and Ray is not sure yet.
         cause, detail = Cause.NODE_FAIL, "its node does not answer any more"
     elif "RayTaskError" in type(error).__name__:
-        cause, detail = Cause.LOST, f"the trial failed: {_last_line(text)}"
+        cause, detail = Cause.LOST, f"the trial failed: {last_line(text) or 'without a word'}"
     else:
         cause, detail = Cause.LOST, "the trial's actor was killed" + _exit_detail(text)
     return Loss(cause, detail, time.time(), began)
@@ -77,10 +78,6 @@ def loss_of(error: BaseException | None, text: str, *, began: bool = True) -> Lo
 
 #: What Ray says of a worker that its memory monitor killed. Its text for any killed worker names the OOM killer too.
 _OUT_OF_MEMORY = ("node running low on memory", "NODE_OUT_OF_MEMORY")
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
 
 
 def _exit_detail(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.backends.ray.board import TrialNote
+from orchestrator.errors import last_line
 from orchestrator.launch.outcome import EXIT_RESUMABLE
 from orchestrator.state import Cause, JobState
 
@@ -104,14 +105,10 @@ def _end_of_driver(job: RayJob) -> str:
     if job.status.upper() == "SUCCEEDED":
         return "its driver ended and left it out"
     if _is_environment_at_fault(job):
-        return f"backend.runtime_env could not be set up: {_last_line(job.message)}"
+        return f"backend.runtime_env could not be set up: {last_line(job.message, _MAX_NOTE)}"
     return f"its driver ended before it began: {_first_line(job.message) or 'Ray does not say why'}"
 
 
 def _first_line(text: str) -> str:
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line.partition(", last available logs")[0][:_MAX_NOTE]
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if any(map(str.isalnum, line))), "")[:_MAX_NOTE]
