@@ -10,6 +10,8 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.state import Cause
 from tests.integration.ray.cluster import RayCluster
 from tests.integration.slurm.cluster import Cluster
@@ -74,6 +76,7 @@ class Mover:
         return self.log_path.read_text()
 
 
+@pytest.mark.soak
 def test_a_run_moves_through_all_backends(
     cluster: RayCluster,
     slurm: Cluster,  # noqa: F811

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.ray.cluster import RayCluster
 
 #: The drill's run, made small: steps of a few milliseconds, as many as last until a Ray job has come to interrupt them.
@@ -31,6 +33,7 @@ def drill(cluster: RayCluster, folder: Path, *options: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.soak
 def test_a_run_whose_actor_is_killed_is_proven_to_be_the_same(cluster: RayCluster, tmp_path: Path) -> None:
     done = drill(cluster, tmp_path, "--by=actor")
     assert done.returncode == 0, done.stdout + done.stderr

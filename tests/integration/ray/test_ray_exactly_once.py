@@ -129,6 +129,7 @@ def test_a_wrong_list_of_jobs_loses_and_doubles_no_run(way: str, ended: Mapping[
     ended[way].assert_no_job_was_in_vain()
 
 
+@pytest.mark.soak
 def test_a_head_that_comes_back_empty_has_every_run_done_once(cluster: RayCluster, tmp_path: Path) -> None:
     sweep = RaySweep(tmp_path / "gone", cluster, 2, steps=100)
     sweep.workspace.mkdir()

@@ -86,6 +86,7 @@ def full_object_store(cluster: RayCluster) -> Iterator[None]:
     cluster.client.stop_job(job)
 
 
+@pytest.mark.soak
 def test_of_four_runs_one_finds_no_memory_and_one_cannot_save(cluster: RayCluster, tmp_path: Path) -> None:
     # The only node with two cores believes that memory is short whatever there is, and kills what it started. It has
     # too little to give for the other runs.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from orchestrator.controller import Controller, Snapshot, watch
@@ -81,6 +82,7 @@ def test_bad_runs_end_early_and_go_on_elsewhere_to_the_same_numbers(
         assert numbers_of(undisturbed(alone)) == numbers_of(sweep.run_dir(run_id))
 
 
+@pytest.mark.soak
 def test_what_is_suggested_outlives_tune_and_is_never_too_much(cluster: RayCluster, tmp_path: Path) -> None:
     search = {"samples": 6, "sampler": "optuna", "startup": 2}
     sweep = Sweep(tmp_path, cluster, search, epochs=8)
