@@ -145,7 +145,8 @@ def launchers(run_dirs: list[RunDir]) -> list[psutil.Process]:
         interrupt_controller,
         pytest.param(terminate_controller, marks=pytest.mark.soak),  # the same path as Ctrl-C
         kill_controller,
-        kill_launcher,
+        # What the kernel then does to agent and ranks is tested on the launcher alone, in test_resume.py.
+        pytest.param(kill_launcher, marks=pytest.mark.soak),
         kill_rank,
     ],
 )

@@ -137,6 +137,7 @@ def test_no_cluster_is_started_to_look_at(tmp_path: Path, monkeypatch: pytest.Mo
     assert own_cluster.find(tmp_path) is None
 
 
+@pytest.mark.soak
 def test_a_cluster_that_asks_for_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
