@@ -224,6 +224,7 @@ backend: {name: ray, grace_s: 5}
 """
 
 
+@pytest.mark.soak
 def test_commands_find_the_cluster_by_the_environment_and_lead_to_its_dashboard(
     cluster: RayCluster, tmp_path: Path
 ) -> None:

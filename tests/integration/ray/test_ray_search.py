@@ -48,6 +48,7 @@ class Sweep:
         return self.workspace.run_dir(run_id)
 
 
+@pytest.mark.soak
 def test_bad_runs_end_early_and_go_on_elsewhere_to_the_same_numbers(
     cluster: RayCluster,
     tmp_path: Path,

@@ -39,6 +39,7 @@ def without_name(numbers: Numbers) -> Numbers:
     return {**numbers, "result": result, "encoder": numbers["encoder"].replace(run_id.encode(), b"")}
 
 
+@pytest.mark.soak
 def test_runs_go_on_whoever_is_killed_on_their_node(
     cluster: RayCluster, tmp_path: Path, numbers_of: Callable[[RunDir], Numbers], numbers_of_long: Numbers
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_run_leaves_nodes_that_die_and_nodes_that_are_drained(
     assert without_name(numbers_of(submission.run_dir(run_id))) == numbers_of_long
 
 
+@pytest.mark.soak
 def test_tune_may_die_and_the_driver_may_not(
     cluster: RayCluster, tmp_path: Path, numbers_of: Callable[[RunDir], Numbers], numbers_of_long: Numbers
 ) -> None:
@@ -123,6 +125,7 @@ def test_tune_may_die_and_the_driver_may_not(
     assert without_name(numbers_of(again.run_dir(run_id))) == numbers_of_long
 
 
+@pytest.mark.soak
 def test_a_run_of_two_nodes_has_a_launcher_in_each_bundle(cluster: RayCluster, tmp_path: Path) -> None:
     run_id, never = make_run(tmp_path, {"train": {"epochs": 20}}), make_run(tmp_path)
     shapes = {never: JobShape(nodes=2, cpus=2, processes=2), run_id: JobShape(nodes=2)}
@@ -150,6 +153,7 @@ def test_a_run_of_two_nodes_has_a_launcher_in_each_bundle(cluster: RayCluster, t
     assert submission.causes(never) == []
 
 
+@pytest.mark.soak
 def test_what_is_stopped_or_fails_does_not_keep_the_others(cluster: RayCluster, tmp_path: Path) -> None:
     data = {"data": {"name": "image_folder", "root": "/nonexistent/images"}}
     failing = make_run(tmp_path, data)
