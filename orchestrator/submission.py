@@ -275,12 +275,5 @@ def _adopt(controller: Controller, name: str, run_id: str, run_dir: RunDir) -> N
             owner=controller.owner,
             created=attempt.started,
             submitted=time.time(),
-            absent_since=None,
-            stop_requested=False,
-            ended=None,
-            cause="",
-            detail="",
-            first_step=0,
-            last_step=0,
         )
     )

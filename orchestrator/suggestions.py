@@ -71,13 +71,6 @@ def _job(experiment: str, suggestion: Suggestion, shape: JobShape, owner: str, n
         owner=owner,
         created=now,
         submitted=now,
-        absent_since=None,
-        stop_requested=False,
-        ended=None,
-        cause="",
-        detail="",
-        first_step=0,
-        last_step=0,
     )
 
 

@@ -79,13 +79,13 @@ class JobRow:
     owner: str
     created: float
     submitted: float | None
-    absent_since: float | None
-    stop_requested: bool
-    ended: float | None
-    cause: str
-    detail: str
-    first_step: int
-    last_step: int
+    absent_since: float | None = None
+    stop_requested: bool = False
+    ended: float | None = None
+    cause: str = ""
+    detail: str = ""
+    first_step: int = 0
+    last_step: int = 0
 
     def as_job(self, run_dir: Path) -> Job:
         """The same job, as a backend sees it."""

@@ -25,7 +25,7 @@ from orchestrator.backends.ray.clusters import Cluster, find_cluster, find_local
 from orchestrator.backends.ray.environment import python_of, runtime_env_of
 from orchestrator.backends.ray.jobs import Api
 from orchestrator.backends.ray.judgement import ProbeEnd, count, judge, named
-from orchestrator.backends.ray.manifest import SUBMISSION_ID_PREFIX
+from orchestrator.backends.ray.manifest import SUBMISSION_ID_PREFIX, bundle_of
 from orchestrator.backends.ray.probe import LOCK_FILE, QUESTION_FILE, NodeAnswer, read_answers
 from orchestrator.experiment.schema import Ray
 from orchestrator.findings import Finding, Verdict
@@ -138,7 +138,7 @@ def resources(nodes: Sequence[demands.Node], shape: JobShape, options: Ray) -> F
         return Finding("resources", Verdict.WRONG, "; ".join(found))
     if options.autoscales:
         return Finding("resources", Verdict.GOOD, f"{len(nodes)} nodes now; more come by need (backend.autoscales)")
-    bundle = demands.bundle_of(shape, options)
+    bundle = bundle_of(shape, options.runs_per_gpu, options.bundle)
     room = sum(node.times(bundle) for node in nodes) // shape.nodes
     return Finding("resources", Verdict.GOOD, f"{count(len(nodes))} with room for {room} such runs at a time")
 

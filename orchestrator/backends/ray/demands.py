@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.backends.base import JobShape
+from orchestrator.backends.ray.manifest import bundle_of
 from orchestrator.experiment.schema import Ray
 
 
@@ -29,16 +30,6 @@ class Node:
         return math.floor(min(shares, default=0.0) + 1e-9)
 
 
-def bundle_of(shape: JobShape, options: Ray) -> dict[str, float]:
-    """What each node of a run asks Ray for: name -> amount."""
-    bundle: dict[str, float] = {"CPU": shape.cpus}
-    if shape.gpus:
-        bundle["GPU"] = shape.gpus / options.runs_per_gpu
-    if shape.memory_mb is not None:
-        bundle["memory"] = shape.memory_mb * 2**20
-    return {**bundle, **options.bundle}
-
-
 def problems(nodes: Sequence[Node], shape: JobShape, options: Ray) -> list[str]:
     """Why runs of this shape can never begin, one sentence each."""
     found = []
@@ -51,7 +42,7 @@ def problems(nodes: Sequence[Node], shape: JobShape, options: Ray) -> list[str]:
         return found
     if not nodes:
         return ["the Ray cluster has no living node; `ray start` one, or set backend.autoscales if nodes come by need"]
-    bundle = bundle_of(shape, options)
+    bundle = bundle_of(shape, options.runs_per_gpu, options.bundle)
     found += _too_large(nodes, shape, bundle)
     return found or list(_no_place(nodes, shape, bundle, options))
 

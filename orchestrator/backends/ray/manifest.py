@@ -21,6 +21,20 @@ _VERSION = 1
 SUBMISSION_ID_PREFIX = "sweep-"
 
 
+def bundle_of(shape: JobShape, runs_per_gpu: int, further: Mapping[str, float]) -> dict[str, float]:
+    """What each node of a run asks Ray for: name -> amount; memory in bytes.
+
+    Args:
+        further: resources by the cluster's names for them.
+    """
+    bundle: dict[str, float] = {"CPU": float(shape.cpus)}
+    if shape.gpus:
+        bundle["GPU"] = shape.gpus / runs_per_gpu
+    if shape.memory_mb is not None:
+        bundle["memory"] = float(shape.memory_mb * 2**20)
+    return {**bundle, **further}
+
+
 @dataclass(frozen=True)
 class TrialOptions:
     """The settings of the section ``backend`` that trials act by.

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.backends.base import JobShape
 from orchestrator.backends.carried import CarriedRun, Charge
-from orchestrator.backends.ray.manifest import Manifest, TrialOptions
+from orchestrator.backends.ray.manifest import Manifest, TrialOptions, bundle_of
 from orchestrator.backends.verdict import Step
 
 _BYTES_PER_MIB = 1 << 20
@@ -25,12 +25,7 @@ _RUNS_PER_LOOK = 200
 
 def bundles_of(shape: JobShape, options: TrialOptions) -> list[dict[str, float]]:
     """What a run asks of Ray: one bundle of resources for each node."""
-    bundle: dict[str, float] = {"CPU": float(shape.cpus)}
-    if shape.gpus:
-        bundle["GPU"] = shape.gpus / options.runs_per_gpu
-    if shape.memory_mb is not None:
-        bundle["memory"] = float(shape.memory_mb * _BYTES_PER_MIB)
-    return [{**bundle, **options.bundle}] * shape.nodes
+    return [bundle_of(shape, options.runs_per_gpu, options.bundle)] * shape.nodes
 
 
 def charge_of(manifest: Manifest, run_id: str, say: Callable[[str], None]) -> Charge:

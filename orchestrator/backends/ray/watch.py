@@ -208,6 +208,7 @@ def error_of(trial: Any) -> tuple[BaseException | None, str]:
     with contextlib.suppress(OSError, TypeError):
         text = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
     with contextlib.suppress(OSError, TypeError):
+        # Tune's own, from Ray's folder on this machine, whose pickles Ray itself loads; none of a run's files.
         kept: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
         error = kept if str(kept) in text else None  # Tune keeps errors of some kinds only; this is then an older one
     return error, text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,9 +86,13 @@ class RayCluster:
         return {process.pid for process in [raylet, *raylet.children(recursive=True)]}
 
     def kill_node(self, node: Any) -> None:
-        """End a worker's raylet at once; its actors end when they notice."""
+        """End a worker and everything that runs on it at once, as a power cut does."""
         owner = next(cluster for cluster in self._clusters if node in cluster.worker_nodes)
+        pids = self.processes_on(node)
         owner.remove_node(node, allow_graceful=False)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def drain(self, node: Any, deadline_s: int) -> None:
         """Announce that a worker will be taken away, as a cloud does before it takes a spot machine. It stays."""

@@ -80,6 +80,7 @@ def test_a_run_leaves_nodes_that_die_and_nodes_that_are_drained(
     run_id = make_run(tmp_path, LONG)
     submission = Submission.of(cluster, tmp_path, {run_id: ONE}, bundle={"spare": 1}).submit()
     submission.wait_for_step(run_id)
+    submission.rank(run_id).suspend()  # here and below: it could end before the cluster does what it is told
     second = cluster.add_node(resources={"spare": 1})
     cluster.kill_node(first)
 
@@ -87,7 +88,12 @@ def test_a_run_leaves_nodes_that_die_and_nodes_that_are_drained(
     submission.wait_for_step(run_id)
     third = cluster.add_node(resources={"spare": 1})
     cluster.workers.append(second)
+    rank = submission.rank(run_id)
+    rank.suspend()
     cluster.drain(second, deadline_s=60)
+    launcher_log = submission.run_dir(run_id).path / "launcher.log"
+    cluster.wait_for(lambda: "is to leave the cluster" in launcher_log.read_text())
+    rank.resume()
 
     assert submission.wait_for_the_end() == "SUCCEEDED"
     assert third is not None
