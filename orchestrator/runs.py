@@ -47,12 +47,33 @@ class ReportOptions:
         rows, columns: names of axes.
         metrics: names of metrics; the first is the headline.
         over: axes whose runs are averaged.
+        reference: a paper's table to compare with, such as ``isd/table5``.
+        baseline: label of the row that the others are compared with; None for the best of each column.
+        confidence: of the intervals around differences.
+        detect: a difference, in the metric's units, that one would like to be able to see.
     """
 
     rows: tuple[str, ...] = ("method",)
     columns: tuple[str, ...] = ("data.profile",)
     metrics: tuple[str, ...] = ("eval/knn/top1",)
     over: tuple[str, ...] = ("seed",)
+    reference: str | None = None
+    baseline: str | None = None
+    confidence: float = 0.95
+    detect: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """What the ``tracking`` section of an experiment file says of runs.
+
+    Attributes:
+        checkpoints: ``last``, ``all``, ``link``, ``none``, ``best:<metric>`` or ``every:<epochs>``.
+        register_models: whether the final encoder becomes a version of a registered model.
+    """
+
+    checkpoints: str = "last"
+    register_models: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,7 @@ class ExperimentView:
     file_path: Path
     axes: tuple[str, ...]
     report: ReportOptions = ReportOptions()
+    tracking: TrackingOptions = TrackingOptions()
 
 
 def _speaking(axis: str, label: str) -> str:

@@ -15,7 +15,8 @@ from orchestrator.cli.display import print_json
 from orchestrator.cli.session import Session
 from orchestrator.collect import CollectSummary, collect, log_report, store_uri
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.runs import ExperimentView, ReportOptions, RunView
+from orchestrator.experiment.schema import Report, Tracking
+from orchestrator.runs import ExperimentView, ReportOptions, RunView, TrackingOptions
 
 #: Seconds between two collections beside a running sweep. The first imports MLflow, which costs seconds of a core.
 _COLLECT_INTERVAL_S = 15.0
@@ -24,18 +25,25 @@ _COLLECT_INTERVAL_S = 15.0
 def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[RunView], str | None]:
     """The experiment and its runs as collection and report see them, and the tracking URI as the file has it."""
     row = session.ledger.experiment(name)
-    report = row.settings["report"]
+    # What an older version stored lacks the options of this one.
+    report = Report.model_validate(row.settings["report"])
+    tracking = Tracking.model_validate(row.settings["tracking"])
     view = ExperimentView(
         name=row.name,
         file_text=row.text,
         file_path=Path(row.path),
         axes=row.axes,
         report=ReportOptions(
-            rows=tuple(report["rows"]),
-            columns=tuple(report["columns"]),
-            metrics=tuple(report["metrics"]),
-            over=tuple(report["over"]),
+            rows=report.rows,
+            columns=report.columns,
+            metrics=report.metrics,
+            over=report.over,
+            reference=report.reference,
+            baseline=report.baseline,
+            confidence=report.confidence,
+            detect=report.detect,
         ),
+        tracking=TrackingOptions(checkpoints=tracking.checkpoints, register_models=tracking.register_models),
     )
     newest = session.ledger.newest_jobs(name)
     runs = []
@@ -55,7 +63,7 @@ def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[R
                 run_dir=run_dir,
             )
         )
-    return view, runs, row.settings["tracking"]["uri"]
+    return view, runs, tracking.uri
 
 
 def collect_now(session: Session, name: str) -> CollectSummary:

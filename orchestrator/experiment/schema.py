@@ -262,11 +262,27 @@ Backend = Annotated[Local | Slurm | Ray, Field(discriminator="name")]
 BACKEND_OPTIONS: TypeAdapter[Local | Slurm | Ray] = TypeAdapter(Backend)
 
 
+_CHECKPOINTS = re.compile(r"none|last|all|link|best:\S+|every:[1-9][0-9]*")
+
+
+def _checkpoints(text: str) -> str:
+    if not _CHECKPOINTS.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is none of last, all, link, none, best:<metric> (such as best:eval/knn/top1) and every:<epochs>"
+        )
+    return text
+
+
 class Tracking(Section):
     """Where runs are collected. None is the workspace's own SQLite store, and an experiment of the file's name."""
 
     uri: Text | None = None
     experiment: Text | None = None
+    #: Which checkpoints are uploaded: the ``last`` full one; with it the encoder of the ``best:<metric>`` evaluation,
+    #: or of ``every:<n>`` epochs; ``all`` that are kept; ``link``, only where they are; ``none``.
+    checkpoints: Annotated[str, AfterValidator(_checkpoints)] = "last"
+    #: Whether the final encoder becomes a version of the registered model ``<experiment>-<method>``.
+    register_models: bool = False
 
 
 class Report(Section):
@@ -279,6 +295,12 @@ class Report(Section):
     over: Names = ("seed",)
     #: A paper's table to compare with, such as ``isd/table5``.
     reference: Text | None = None
+    #: Label of the row that the others are compared with; None compares with the best of each column.
+    baseline: Text | None = None
+    #: Of the intervals around differences.
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    #: The difference, in the metric's units (percentage points), for which the number of seeds needed is worked out.
+    detect: Annotated[float, Field(gt=0)] = 1.0
 
 
 class Retries(Section):
