@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.launch import network
-from orchestrator.launch.attempts import close_attempt, open_attempt_dir
+from orchestrator.launch.attempts import close_attempt, close_forsaken, open_attempt_dir
 from orchestrator.launch.memory import oom_kills
 from orchestrator.launch.outcome import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stop, judge, saved_steps
 from orchestrator.launch.supervision import supervise, take_signals, tie_to_parent
@@ -147,6 +147,7 @@ def _claim(run_dir: RunDir, token: str) -> bool:
 
 
 def _lead_attempt(run_dir: RunDir, options: Options) -> int:
+    close_forsaken(run_dir)
     number = open_attempt_dir(run_dir)
     rendezvous_id = options.rendezvous_id or f"{options.token}.{number}.{uuid.uuid4().hex[:8]}"
     command = _command(options, number, rendezvous_id)

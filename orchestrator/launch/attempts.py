@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from orchestrator.launch.outcome import saved_steps
-from orchestrator.retry import Ending
+from orchestrator.retry import Ending, ending_of
 from trainers.rundir import AttemptRecord, RunDir, atomic
 
 
@@ -38,6 +38,19 @@ def close_attempt(run_dir: RunDir, record: AttemptRecord, end: Ending, exit_code
     )
     atomic.write_json(run_dir.attempt_path(record.number), closed.to_json())
     return closed
+
+
+def close_forsaken(run_dir: RunDir) -> None:
+    """Close what launchers left open that were killed with everything that could have closed it for them.
+
+    Whoever is about to open an attempt calls it: what the forsaken ones saved is then known to count as their progress.
+    """
+    for record in run_dir.read_attempts():
+        if record.ended is None:
+            status = run_dir.read_status()
+            is_witness = status is not None and status.attempt == record.number
+            heartbeat = status.heartbeat if status is not None and is_witness else None
+            close_attempt(run_dir, record, replace(ending_of(record, status), moment=heartbeat))
 
 
 def wait_for_writer(run_dir: RunDir, timeout_s: float) -> bool:

@@ -86,10 +86,13 @@ def test_a_run_of_one_process_survives_everything(
     finish(launch, run_dir, len(disruptions) + 1)
 
     assert numbers_of(run_dir) == numbers_of(undisturbed(make_run("undisturbed", LONG)))
-    attempts = [run_dir.read_attempt(number) for number in run_dir.attempt_numbers()]
-    assert [a and a.cause for a in attempts] == ["preempted", "failed", "preempted", "", "preempted", "done"]
-    assert attempts[1] is not None
+    attempts = run_dir.read_attempts()
+    assert [a.cause for a in attempts] == ["preempted", "failed", "preempted", "lost", "preempted", "done"]
     assert attempts[1].detail == "error: rank 0 was killed by SIGKILL (out of memory?)"
+    killed, following = attempts[3:5]
+    assert killed.detail == "the launcher was killed; the trainer saved its state and left"
+    assert killed.ended is not None and killed.started < killed.ended <= following.started
+    assert killed.first_step < killed.last_step == following.first_step
 
 
 def test_two_processes_stop_together_and_resume_to_the_same_numbers(
