@@ -53,6 +53,27 @@ class RunDir:
         return self.path / "indices.txt"
 
     @property
+    def evaluation_dir(self) -> Path:
+        """What an evaluation leaves beside its numbers. Written before the result, by the evaluation that it is of."""
+        return self.path / "evaluation"
+
+    def confusion_path(self, protocol: str) -> Path:
+        """Confusion matrix of one key of ``Result.per_class``.
+
+        Arrays ``matrix``, int64 (classes, classes), images by true class (row) and predicted class (column), and
+        ``classes``, their names.
+        """
+        return self.evaluation_dir / f"confusion_{protocol.replace('/', '_')}.npz"
+
+    @property
+    def embedding_path(self) -> Path:
+        """Test images in the plane, where the evaluation is asked for.
+
+        Arrays ``points``, float32 (n, 2), ``labels``, int64 (n,), ``classes``, their names, and ``method``, a string.
+        """
+        return self.evaluation_dir / "embedding.npz"
+
+    @property
     def result_path(self) -> Path:
         """Final metrics. It stands while a finished run is evaluated by further protocols, and is then replaced."""
         return self.path / "result.json"
