@@ -8,7 +8,6 @@ that no resume will cut back is sent, so no step is ever taken back, and MLflow'
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.collect import payload
 from orchestrator.collect.artifacts import file_stamp, run_artifacts
-from orchestrator.collect.cursor import Cursor, CursorStore
+from orchestrator.collect.cursor import Cursor, CursorStore, ExperimentCursors
 from orchestrator.collect.mlflow_store import LoggedModel, MetricLink, MlflowStore, history, open_experiment
+from orchestrator.collect.parent import ParentRun
 from orchestrator.collect.spool import last_points, pieces, tail_fingerprint
 from orchestrator.collect.store import artifact_root, connect, first_line, held, redacted, store_uri
 from orchestrator.errors import EnvironmentProblem
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Error codes with which MLflow says that the store is in trouble, and not what it was asked.
 _STORE_TROUBLE = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
-#: MLflow takes 8,000 characters in a tag.
-_MAX_NOTE = 8000
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,14 @@ def collect(
         EnvironmentProblem: the store does not answer, or stops answering; call again later, nothing is lost.
     """
     with _opened(experiment, uri, workspace, cursors) as collector:
-        parent_id = collector.collect_parent(experiment, runs)
+        parent = ParentRun(collector.store, collector.cursors, experiment)
+        parent_id = parent.open(runs)
         for number, run in enumerate(runs, 1):
             collector.collect_run(run, parent_id)
             if progress is not None:
                 progress(CollectProgress(number, len(runs), collector.tally.points))
         # Last, so that an experiment that shows as finished is complete.
-        collector.set_parent_facts(experiment, runs, parent_id)
+        parent.show_progress(runs)
         tally = collector.tally
         return CollectSummary(
             uri=redacted(collector.cursors.uri),
@@ -131,10 +130,9 @@ def log_report(
         InputError, EnvironmentProblem: as for :func:`collect`.
     """
     with _opened(experiment, uri, workspace, cursors) as collector:
-        parent_id = collector.collect_parent(experiment, runs)
-        for path in files:
-            collector.store.client.log_artifact(parent_id, str(path), "report")
-        collector.store.client.set_tag(parent_id, "mlflow.note.content", summary[:_MAX_NOTE])
+        parent = ParentRun(collector.store, collector.cursors, experiment)
+        parent.open(runs)
+        parent.show_report(files, summary)
 
 
 @contextmanager
@@ -150,28 +148,12 @@ def _opened(
 
         try:
             store = open_experiment(client, experiment.name, artifact_root(full_uri, workspace.path))
-            yield _Collector(store, _Cursors(cursors, full_uri, experiment.name))
+            yield _Collector(store, ExperimentCursors(cursors, full_uri, experiment.name))
         except (MlflowException, OSError) as error:
             raise EnvironmentProblem(
                 f"tracking store {redacted(full_uri)} failed: {first_line(error)}; "
                 "nothing is lost, collect again when it works"
             ) from error
-
-
-@dataclass(frozen=True)
-class _Cursors:
-    """The cursors of one experiment in one store."""
-
-    cursors: CursorStore
-    uri: str
-    experiment: str
-
-    def get(self, run_id: str) -> Cursor | None:
-        text = self.cursors.cursor(self.uri, self.experiment, run_id)
-        return None if text is None else Cursor.from_text(text)
-
-    def put(self, run_id: str, cursor: Cursor) -> None:
-        self.cursors.put_cursor(self.uri, self.experiment, run_id, cursor.to_text())
 
 
 @dataclass(frozen=True)
@@ -217,43 +199,11 @@ def _read(run: RunView) -> _Files:
 class _Collector:
     """One pass over one experiment. The lock is held by the caller."""
 
-    def __init__(self, store: MlflowStore, cursors: _Cursors) -> None:
+    def __init__(self, store: MlflowStore, cursors: ExperimentCursors) -> None:
         self.store = store
         self.cursors = cursors
         self.tally = _Tally()
         self._children: dict[str, str] | None = None
-
-    # --- the parent run -----------------------------------------------------------------------------------------------
-
-    def collect_parent(self, experiment: ExperimentView, runs: Sequence[RunView]) -> str:
-        """Find or create the parent run and store the experiment file with it. Returns MLflow's id."""
-        cursor = self.cursors.get("")
-        if cursor is None or self.store.living_run(cursor.mlflow_run_id) is None:
-            cursor = Cursor(self.store.find_parent() or self._create_parent(experiment, runs))
-        stamp = payload.fingerprint(experiment.file_text.encode())
-        name = f"experiment/{experiment.file_path.name}"
-        if cursor.artifacts.get(name) != stamp:
-            self.store.client.log_text(cursor.mlflow_run_id, experiment.file_text, name)
-            cursor = replace(cursor, artifacts={**cursor.artifacts, name: stamp})
-        self.store.set_experiment_tags(payload.experiment_tags(experiment, cursor.mlflow_run_id))
-        self.cursors.put("", cursor)
-        return cursor.mlflow_run_id
-
-    def _create_parent(self, experiment: ExperimentView, runs: Sequence[RunView]) -> str:
-        begun = [payload.started_ms(run) for run in runs if payload.has_begun(run)]
-        started = min(begun, default=round(time.time() * 1000))
-        return self.store.create_run(experiment.name, started, {payload.ROLE_TAG: payload.PARENT_ROLE})
-
-    def set_parent_facts(self, experiment: ExperimentView, runs: Sequence[RunView], parent_id: str) -> None:
-        """Say with the parent run how many runs are in which state."""
-        facts = payload.parent_facts(experiment, runs, payload.experiment_ended_ms(runs))
-        seen = payload.fingerprint(repr(facts).encode())
-        cursor = self.cursors.get("") or Cursor(parent_id)
-        if cursor.seen != seen:
-            self.store.set_facts(parent_id, facts)
-            self.cursors.put("", replace(cursor, seen=seen))
-
-    # --- one run ------------------------------------------------------------------------------------------------------
 
     def collect_run(self, run: RunView, parent_id: str) -> None:
         """Bring what is new about one run into the store, or note why that cannot be done."""

@@ -52,3 +52,21 @@ class CursorStore(Protocol):
 
     def put_cursor(self, uri: str, experiment: str, run_id: str, cursor: str) -> None:
         """Replace the text under these names."""
+
+
+@dataclass(frozen=True)
+class ExperimentCursors:
+    """The cursors of one experiment in one store."""
+
+    cursors: CursorStore
+    uri: str
+    experiment: str
+
+    def get(self, run_id: str) -> Cursor | None:
+        """What is remembered of a run; of the parent run under an empty id."""
+        text = self.cursors.cursor(self.uri, self.experiment, run_id)
+        return None if text is None else Cursor.from_text(text)
+
+    def put(self, run_id: str, cursor: Cursor) -> None:
+        """Remember it in place of what was remembered before."""
+        self.cursors.put_cursor(self.uri, self.experiment, run_id, cursor.to_text())
