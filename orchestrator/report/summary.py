@@ -39,7 +39,7 @@ def summarise(name: str, axes: Sequence[str], options: ReportOptions, runs: Sequ
         axes: names of the grid's axes.
         runs: in the order of the grid; labelled by all axes and by everything that the options name.
     """
-    row_axes = _row_axes(axes, options)
+    row_axes = axes_of_rows(axes, options)
     metrics = with_groups(options.metrics, runs)
     table = _table(row_axes, options, metrics, runs)
     protocol = protocol_of(options.metrics)
@@ -77,12 +77,13 @@ def label_of(run: ReportedRun, axes: Sequence[str]) -> str:
     return ", ".join(run.labels[axis] for axis in axes)
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
-def _row_axes(axes: Sequence[str], options: ReportOptions) -> tuple[str, ...]:
+def axes_of_rows(axes: Sequence[str], options: ReportOptions) -> tuple[str, ...]:
+    """What the rows differ in: the axes asked for, and those of the grid that nothing else takes."""
     placed = {*options.rows, *options.columns, *options.over}
     return tuple(dict.fromkeys([*options.rows, *(axis for axis in axes if axis not in placed)]))
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
 def _table(
