@@ -1,0 +1,5 @@
+"""Figures of runs and of the report. matplotlib is imported on first use, numpy with the package."""
+
+from orchestrator.figures.single import run_figures
+
+__all__ = ["run_figures"]
