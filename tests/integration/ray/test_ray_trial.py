@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,28 @@ def test_what_is_stopped_or_fails_does_not_keep_the_others(cluster: RayCluster, 
     assert "/nonexistent/images" in reasons[failing] and "does not exist" in reasons[failing]
     assert "spec.json" in reasons[damaged] and "retries.failed=1 are used up" in reasons[damaged]
     assert reasons[last] == "its result stands"
+
+
+@pytest.mark.soak
+def test_a_trial_that_ray_ends_because_memory_is_short_goes_on(
+    cluster: RayCluster, tmp_path: Path, numbers_of: Callable[[RunDir], Numbers], numbers_of_long: Numbers
+) -> None:
+    gibibyte, memory = 2**30, psutil.virtual_memory()
+    threshold = (memory.total - memory.available + 2 * gibibyte) / memory.total
+    cluster.add_node(resources={"spare": 1}, env_vars={"RAY_memory_usage_threshold": f"{threshold:.4f}"})
+    run_id = make_run(tmp_path, LONG)
+    retries = Retries(out_of_memory=20, without_progress=20)  # actors that come too early find no memory either
+    submission = Submission.of(cluster, tmp_path, {run_id: ONE}, retries=retries, bundle={"spare": 1}).submit()
+    submission.wait_for_step(run_id)
+
+    eater = "import sys; held = b'x' * int(sys.argv[1]); print('full', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", eater, str(4 * gibibyte)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as eating:
+        cluster.wait_for(lambda: submission.causes(run_id) not in ([], [""]))
+        eating.communicate()
+
+    assert submission.wait_for_the_end() == "SUCCEEDED"
+    *ended, last = submission.causes(run_id)
+    assert set(ended) == {"out_of_memory"} and last == "done"
+    assert without_name(numbers_of(submission.run_dir(run_id))) == numbers_of_long
