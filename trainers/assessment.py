@@ -9,13 +9,15 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from trainers.config import KNN, FewLabels, Geometry, Linear, RunConfig, Transfer
+from trainers.config import KNN, Embedding, FewLabels, Geometry, Linear, RunConfig, Transfer
 from trainers.data import Group, ImageData, Subset
 from trainers.evaluate import (
     Accuracy,
     FrozenNetwork,
     Reading,
+    Sample,
     class_mean,
     class_std,
     evaluate_geometry,
@@ -25,6 +27,7 @@ from trainers.evaluate import (
     evaluate_linear_by_block,
     few_labels,
     labelled,
+    sample,
 )
 from trainers.methods.base import Method
 
@@ -42,11 +45,15 @@ class Measured:
         metrics: name -> value, such as ``eval/knn/top1``; accuracies in percent.
         per_class: protocol and network -> class name -> accuracy in percent, in class order.
         warnings: what a reader of the numbers must know; one sentence each.
+        confusions: protocol and network as in ``per_class`` -> images by true and predicted class, (C, C).
+        sample: representations to be shown in the plane; None where no embedding is asked for.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    confusions: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    sample: Sample | None = field(default=None, compare=False)
 
     @classmethod
     def union(cls, parts: Iterable[Measured]) -> Self:
@@ -54,11 +61,15 @@ class Measured:
         metrics: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {}
         warnings: tuple[str, ...] = ()
+        confusions: dict[str, Tensor] = {}
+        shown: Sample | None = None
         for part in parts:
             metrics |= part.metrics
             per_class |= part.per_class
             warnings += part.warnings
-        return cls(metrics, per_class, warnings)
+            confusions |= part.confusions
+            shown = shown or part.sample
+        return cls(metrics, per_class, warnings, confusions, shown)
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,16 @@ class Assessment:
     def warnings(self) -> tuple[str, ...]:
         """Of all protocols."""
         return Measured.union(self.parts.values()).warnings
+
+    @property
+    def confusions(self) -> dict[str, Tensor]:
+        """Of all protocols."""
+        return Measured.union(self.parts.values()).confusions
+
+    @property
+    def sample(self) -> Sample | None:
+        """What is to be shown in the plane."""
+        return Measured.union(self.parts.values()).sample
 
     def to_state(self) -> dict[str, Any]:
         """As plain values, for a checkpoint. Which protocol each came from is left out."""
@@ -198,6 +219,10 @@ class Assessor:
                 return self._few_labels(section, subject)
             case Geometry() as section:
                 return self._geometry(section, subject)
+            case Embedding() as section:
+                if subject.suffix:
+                    return Measured()  # one picture, of the network that the paper evaluates
+                return Measured(sample=sample(subject.encoder, section, self.config.data.split_seed))
             case Transfer() as section:
                 return self._transfer(section, subject)
 
@@ -274,4 +299,10 @@ def _measured(
     for name, accuracy in (accuracies | named_blocks).items():
         metrics |= {f"eval/{name}{suffix}/{measure}": value for measure, value in accuracy.metrics().items()}
     metrics[f"eval/{headline}{suffix}/class_std"] = class_std(accuracies[headline].per_class)
-    return Measured(metrics, {name + suffix: dict(accuracy.per_class) for name, accuracy in accuracies.items()})
+    return Measured(
+        metrics,
+        per_class={name + suffix: dict(accuracy.per_class) for name, accuracy in accuracies.items()},
+        confusions={
+            name + suffix: accuracy.confusion for name, accuracy in accuracies.items() if accuracy.confusion is not None
+        },
+    )

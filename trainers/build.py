@@ -29,6 +29,7 @@ from trainers.data import (
 )
 from trainers.data.loader import TrainLoader
 from trainers.distributed import rank, world_size
+from trainers.evaluate import missing_package
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal
 from trainers.loop import StoppedEvaluating
@@ -144,6 +145,10 @@ def _prepare_device() -> torch.device:
 def _load_and_build(
     run_dir: RunDir, config: RunConfig, device: torch.device
 ) -> tuple[ImageData, Subset, TrainLoader, Method, dict[str, ImageData]]:
+    embedding = config.evaluate.embedding
+    package = None if embedding is None else missing_package(embedding.method)
+    if package is not None:
+        raise ConfigProblem(f"evaluate.embedding needs the package {package}, which is not installed on this machine")
     images = load(config.data, _cache_dir(run_dir))
     if not config.normalises_images:
         images = replace(images, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

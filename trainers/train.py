@@ -26,6 +26,7 @@ from trainers.checkpoint import write_encoder
 from trainers.config.advice import long_queue
 from trainers.data import dataset_record
 from trainers.distributed import rank, world_size
+from trainers.evidence import write_evidence
 from trainers.failure import ConfigProblem
 from trainers.journal import Journal, StatusFile
 from trainers.lock import sole_writer
@@ -232,6 +233,13 @@ def finish(training: Training, earlier: Result | None) -> None:
         step=training.step,
     )
     images, subset = training.assessor.images, training.assessor.subset
+    write_evidence(
+        training.run_dir,
+        assessment,
+        training.config.evaluate.embedding,
+        class_names=images.class_names,
+        split_seed=training.config.data.split_seed,
+    )
     dataset = dataset_record(training.config.data, images, subset)
     result = Result(
         run_id=training.run_id,

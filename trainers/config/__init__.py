@@ -18,7 +18,7 @@ from trainers.config.data import (
     StepProfile,
     ViewOverrides,
 )
-from trainers.config.evaluate import KNN, Evaluate, FewLabels, Geometry, Linear, Transfer
+from trainers.config.evaluate import KNN, Embedding, Evaluate, FewLabels, Geometry, Linear, Transfer
 from trainers.config.fields import Inconsistent, NaturalInt, PositiveInt, Section, added_later, outside_identity
 from trainers.config.identity import IDENTITY_SECTIONS, canonical_json, identity, is_outside_identity
 from trainers.config.methods import (
@@ -53,6 +53,7 @@ __all__ = [
     "Balanced",
     "Cosine",
     "Data",
+    "Embedding",
     "Evaluate",
     "FewLabels",
     "Full",

@@ -97,6 +97,20 @@ class Geometry(Section):
     images: PositiveInt = 1000
 
 
+class Embedding(Section):
+    """Test images in the plane, near each other where their representations are: a picture, and no metric.
+
+    Of the network that the paper evaluates. t-SNE (van der Maaten and Hinton 2008), or UMAP (McInnes et al. 2018),
+    which needs the package ``umap-learn``.
+    """
+
+    method: Literal["tsne", "umap"] = "tsne"
+    #: Images that are shown, drawn by ``data.split_seed``; all if there are fewer.
+    images: PositiveInt = 1000
+    #: About how many neighbours an image has; UMAP's number of neighbours. Less for very few images.
+    perplexity: Annotated[float, Field(ge=2)] = 30.0
+
+
 class Transfer(Section):
     """Evaluation on another data set, with frozen representations: ``eval/transfer_<label>_knn/*`` and ``_linear``."""
 
@@ -132,6 +146,7 @@ class Evaluate(Section):
     linear: Linear | None = None
     few_labels: FewLabels | None = None
     geometry: Geometry | None = Geometry()
+    embedding: Embedding | None = None
     transfer: Annotated[tuple[Transfer, ...], BeforeValidator(as_tuple)] = ()
     #: Evaluate every network that a method has (student and teacher), or only the one that its paper evaluates.
     networks: Literal["all", "paper"] = "all"
@@ -169,8 +184,9 @@ class Evaluate(Section):
             for key, section in self.sections().items()
         }
 
-    def sections(self) -> dict[str, KNN | Linear | FewLabels | Geometry | Transfer]:
+    def sections(self) -> dict[str, KNN | Linear | FewLabels | Geometry | Embedding | Transfer]:
         """Options of each protocol that is asked for, by its key."""
-        named = {"knn": self.knn, "linear": self.linear, "few_labels": self.few_labels, "geometry": self.geometry}
+        names = ("knn", "linear", "few_labels", "geometry", "embedding")
+        named = {name: getattr(self, name) for name in names}
         transfers = {f"transfer_{transfer.title}": transfer for transfer in self.transfer}
         return {key: section for key, section in {**named, **transfers}.items() if section is not None}

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from trainers.data.subset import GROUPS, Group
 
+#: A confusion matrix of more classes would show nothing, and take more room than the network.
+_MOST_CONFUSED_CLASSES = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
@@ -23,12 +26,15 @@ class Accuracy:
             classes or fewer) or is not known (k-NN has no order of classes).
         per_class: by class name, in class order; NaN for a class without test images.
         groups: mean accuracy of the classes in each group; empty for a data set without groups.
+        confusion: (C, C), int64, images by true class (row) and predicted class (column); None for more than 1,000
+            classes.
     """
 
     top1: float
     top5: float | None = None
     per_class: dict[str, float]
     groups: dict[Group, float] = field(default_factory=dict)
+    confusion: Tensor | None = field(default=None, compare=False, repr=False)
 
     def metrics(self) -> dict[str, float]:
         """``top1``, ``top5`` where there is one, and the groups by name."""
@@ -69,7 +75,20 @@ def measure_accuracy(
         top5=100 * (ranked == labels[:, None]).any(1).double().mean().item() if has_five else None,
         per_class=dict(zip(class_names, per_class, strict=True)),
         groups={} if groups is None else group_accuracies(per_class, groups),
+        confusion=confusion_matrix(ranked[:, 0], labels, len(class_names)),
     )
+
+
+def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor | None:
+    """Images by true class (row) and predicted class (column): (C, C), int64; None for more than 1,000 classes.
+
+    Args:
+        predictions, labels: (N,), class numbers.
+    """
+    if num_classes > _MOST_CONFUSED_CLASSES:
+        return None
+    pairs = labels * num_classes + predictions
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def class_accuracies(predictions: Tensor, labels: Tensor, num_classes: int) -> list[float]:
