@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
+from orchestrator.experiment.references import TABLES
 from orchestrator.experiment.search import Search
+from orchestrator.experiment.shape import closest
 from orchestrator.state import Cause
 from trainers.config import NaturalInt, PositiveInt, Section
 
@@ -285,6 +287,14 @@ class Tracking(Section):
     register_models: bool = False
 
 
+def _reference(name: str) -> str:
+    if name in TABLES:
+        return name
+    meant = closest(name, TABLES) or next((table for table in TABLES if name.partition("/")[0] in table), None)
+    hint = f"did you mean {meant}?" if meant else f"known are {', '.join(TABLES)}"
+    raise ValueError(f"{name!r} is no table whose figures are known; {hint}")
+
+
 class Report(Section):
     """The table that ``sweep report`` makes. Rows, columns and ``over`` are axes or any settings of a run."""
 
@@ -293,8 +303,8 @@ class Report(Section):
     metrics: Annotated[Names, Field(min_length=1)] = ("eval/knn/top1",)
     #: What is averaged: mean and standard deviation over these.
     over: Names = ("seed",)
-    #: A paper's table to compare with, such as ``isd/table5``.
-    reference: Text | None = None
+    #: A paper's table to compare with, such as ``isd/table5``: its figures stand below ours.
+    reference: Annotated[Text, AfterValidator(_reference)] | None = None
     #: Label of the row that the others are compared with; None compares with the best of each column.
     baseline: Text | None = None
     #: Of the intervals around differences.

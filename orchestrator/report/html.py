@@ -6,8 +6,10 @@ import base64
 from collections.abc import Sequence
 from importlib.resources import files
 
+from orchestrator.report.comparing import listings, sentences
+from orchestrator.report.markdown import MOST_UNFINISHED
 from orchestrator.report.model import DrawnFigure, Report, RowKind
-from orchestrator.report.wording import caption, cell_text, metric_titles
+from orchestrator.report.wording import caption, lines_of, metric_titles
 
 
 def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
@@ -17,24 +19,24 @@ def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("templates/page.html.j2").read_text("utf-8"))
     table = report.table
-    per_group = len(table.metrics)
     return template.render(
         report=report,
         table=table,
         caption=caption(report),
         titles=metric_titles(table),
-        per_group=per_group,
-        rows=[
+        per_group=len(table.metrics),
+        lines=[
             {
-                "label": row.label,
-                "is_runs": row.kind is RowKind.RUNS,
-                "cells": [
-                    _split(cell_text(cell, column.metric))
-                    for cell, column in zip(row.cells, table.columns, strict=True)
-                ],
+                "label": line.label,
+                "is_runs": line.kind is RowKind.RUNS,
+                "is_paper": line.is_paper,
+                "texts": line.texts,
             }
-            for row in table.rows
+            for line in lines_of(table)
         ],
+        sentences=sentences(report),
+        listings=listings(report),
+        unfinished=report.unfinished[:MOST_UNFINISHED],
         figures=[
             {
                 "title": figure.title,
@@ -44,9 +46,3 @@ def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
             for figure in figures
         ],
     )
-
-
-def _split(text: str) -> tuple[str, str]:
-    """The value of a cell, and the number of runs behind it, which is set smaller."""
-    value, opening, runs = text.partition(" (")
-    return value, opening.strip() + runs

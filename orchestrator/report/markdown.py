@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from orchestrator.report.comparing import listings, sentences
 from orchestrator.report.model import DrawnFigure, Report, RowKind, Table
-from orchestrator.report.wording import caption, cell_text, metric_titles
+from orchestrator.report.wording import CellText, caption, lines_of, metric_titles
+
+#: Runs without a result beyond which they are counted.
+MOST_UNFINISHED = 200
 
 
 def markdown(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
     """The report in GitHub's Markdown. Figures are linked as PNG files beside it."""
     blocks = [f"# {escape(report.name)}", escape(caption(report)), markdown_table(report.table)]
+    blocks += [escape(sentence) for sentence in sentences(report)]
     blocks += [f"*{escape(note)}*" for note in report.notes]
+    for listing in listings(report):
+        alignment = ["---"] * listing.left + ["---:"] * (len(listing.headings) - listing.left)
+        blocks += [
+            f"## {listing.title}",
+            _grid(listing.headings, (map(escape, line) for line in listing.lines), alignment),
+            escape(listing.about),
+        ]
     if report.unfinished:
-        rows = [[run.name, run.run_id, run.state.value, run.reason] for run in report.unfinished]
+        rows = [[run.name, run.run_id, run.state.value, run.reason] for run in report.unfinished[:MOST_UNFINISHED]]
         blocks += [
             "## Runs without a result",
-            _grid(["run", "id", "state", "reason"], (map(escape, row) for row in rows), "---"),
+            _grid(["run", "id", "state", "reason"], (map(escape, row) for row in rows), ["---"] * 4),
         ]
+        blocks += [f"… and {more} more" for more in [len(report.unfinished) - len(rows)] if more]
     for figure in figures:
         blocks += [
             f"## {escape(figure.title)}",
@@ -33,11 +46,16 @@ def markdown_table(table: Table) -> str:
         " ".join(part for part in (group, title) if part) for group in table.groups for title in metric_titles(table)
     ]
     rows = []
-    for row in table.rows:
-        label = escape(row.label) if row.kind is RowKind.RUNS else f"*{escape(row.label)}*"
-        cells = (cell_text(cell, column.metric) for cell, column in zip(row.cells, table.columns, strict=True))
-        rows.append([label, *map(escape, cells)])
-    return _grid([table.rows_title, *headings], rows, "---:")
+    for line in lines_of(table):
+        is_plain = line.kind is RowKind.RUNS and not line.is_paper
+        label = escape(line.label) if is_plain else f"*{escape(line.label)}*"
+        rows.append([label, *map(_cell, line.texts)])
+    return _grid([table.rows_title, *headings], rows, ["---", *["---:"] * len(headings)])
+
+
+def _cell(text: CellText) -> str:
+    value = f"**{escape(text.value)}**" if text.is_bold else escape(text.value)
+    return f"{value} {escape(text.beside)}".strip()
 
 
 def escape(text: str) -> str:
@@ -47,11 +65,10 @@ def escape(text: str) -> str:
     return " ".join(text.split())
 
 
-def _grid(headings: Sequence[str], rows: Iterable[Iterable[str]], alignment: str) -> str:
-    """A table of escaped cells; all columns but the first are aligned as the rule says."""
+def _grid(headings: Sequence[str], rows: Iterable[Iterable[str]], alignment: Sequence[str]) -> str:
+    """A table of escaped cells; the rule says how each column is aligned."""
 
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
-    rule = line(["---", *[alignment] * (len(headings) - 1)])
-    return "\n".join([line(map(escape, headings)), rule, *map(line, rows)])
+    return "\n".join([line(map(escape, headings)), line(alignment), *map(line, rows)])

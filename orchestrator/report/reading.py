@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.report.model import Report, ReportedRun
+from orchestrator.report.reference import setup_of
 from orchestrator.report.summary import summarise
 from orchestrator.runs import ExperimentView, RunView
 from orchestrator.state import RunState
@@ -16,6 +17,7 @@ def build_report(experiment: ExperimentView, runs: Sequence[RunView]) -> Report:
     """The report on an experiment as it stands; runs without a result are in it as such.
 
     Raises:
+        InputError: the baseline that the experiment file names is no row.
         ValueError: a file of a run directory is damaged; the message names it.
     """
     options = experiment.report
@@ -35,6 +37,7 @@ def read_run(run: RunView, names: Iterable[str]) -> ReportedRun:
         state=run.state,
         reason=run.reason,
         backbone=setting_label(config, "backbone"),
+        setup=setup_of(config),
     )
     if result is None:
         early = run.run_dir.read_early_stop()

@@ -7,18 +7,20 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from orchestrator.report.comparing import sentences
 from orchestrator.report.model import Report, RowKind, Table
-from orchestrator.report.wording import caption, cell_text, metric_titles
+from orchestrator.report.wording import CellText, Line, caption, lines_of, metric_titles
 
 
 def render_summary(report: Report, width: int) -> RenderableType:
-    """The table, its caption and its notes.
+    """The table, what must be known to read it, and its notes.
 
     Column groups stand side by side if they fit into ``width`` characters, else one below the other (long labels then
     wrap); where even one group is too wide, the table is turned: a line for each row and metric.
     """
     table = report.table
     parts: list[RenderableType] = [*_layout(table, width), Text(caption(report), style="dim")]
+    parts += [Text(sentence, style="dim") for sentence in sentences(report)]
     parts += [Text(note, style="yellow") for note in report.notes]
     return Group(*parts)
 
@@ -37,17 +39,14 @@ def _wide(table: Table) -> RichTable:
     """One line of headings; the group's name stands above its first metric. Only labels of rows may wrap."""
     drawn = _empty()
     drawn.add_column(table.rows_title)
-    cells = [
-        [cell_text(cell, column.metric) for cell, column in zip(row.cells, table.columns, strict=True)]
-        for row in table.rows
-    ]
+    lines = list(lines_of(table))
     titles = metric_titles(table)
     for number, column in enumerate(table.columns):
         heading = (column.group if number % len(titles) == 0 else "", titles[number % len(titles)])
-        longest = max(map(len, [*heading, *(row[number] for row in cells)]))
+        longest = max(map(len, [*heading, *(line.texts[number].whole for line in lines)]))
         drawn.add_column("\n".join(heading), justify="right", no_wrap=True, min_width=longest)
-    for row, texts in zip(table.rows, cells, strict=True):
-        drawn.add_row(row.label, *texts, style="" if row.kind is RowKind.RUNS else "dim")
+    for line in lines:
+        drawn.add_row(_label(line), *map(_shown, line.texts), style=_style(line))
     return drawn
 
 
@@ -57,10 +56,23 @@ def _turned(table: Table) -> RichTable:
     for heading in (table.rows_title, "column", "metric", "value"):
         drawn.add_column(heading, overflow="fold")
     titles = dict(zip(table.metrics, metric_titles(table), strict=True))
-    for row in table.rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            drawn.add_row(row.label, column.group, titles[column.metric], cell_text(cell, column.metric))
+    for line in lines_of(table):
+        for column, text in zip(table.columns, line.texts, strict=True):
+            if text.whole:
+                drawn.add_row(_label(line), column.group, titles[column.metric], _shown(text), style=_style(line))
     return drawn
+
+
+def _label(line: Line) -> str:
+    return f"  {line.label}" if line.is_paper else line.label
+
+
+def _style(line: Line) -> str:
+    return "" if line.kind is RowKind.RUNS and not line.is_paper else "dim"
+
+
+def _shown(text: CellText) -> Text:
+    return Text.assemble((text.value, "bold" if text.is_bold else ""), f" {text.beside}" if text.beside else "")
 
 
 def _empty() -> RichTable:

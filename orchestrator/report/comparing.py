@@ -1,0 +1,182 @@
+"""What the report says of differences: between rows, and to a paper. The same in every form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.report.model import Comparison, Difference, Report, RowKind, SeedsNeeded
+from orchestrator.report.statistics import MOST_SEEDS
+from orchestrator.report.wording import averaged_over, column_title, interval_text, signed, text_of
+
+#: Lines of a printed table of differences beyond which only the headline metric's are printed, and beyond which none.
+_MANY_LINES, _MOST_LINES = 40, 200
+#: More columns than this in one sentence are counted.
+_MAX_NAMED = 6
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of texts below the main one.
+
+    Attributes:
+        left: how many of the first columns hold words, which are aligned on the left.
+        about: what it shows, in a few sentences.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    left: int
+    lines: tuple[tuple[str, ...], ...]
+    about: str
+
+
+def listings(report: Report) -> tuple[Listing, ...]:
+    """The tables below the main one that there is something for: differences between rows, and to the paper."""
+    return tuple(listing for listing in (_differences(report), _paper(report)) if listing is not None)
+
+
+def sentences(report: Report) -> tuple[str, ...]:
+    """What must be known to read the table: what bold means, where it is missing, and what a paper's figures are."""
+    return (*_on_noise(report), *_on_paper(report))
+
+
+def _on_noise(report: Report) -> Iterator[str]:
+    ranked = [comparison for comparison in report.comparisons if comparison.best is not None]
+    if not report.comparisons:
+        return
+    over = averaged_over(report.table)
+    pairs = max((item.paired.n if item.paired else 0 for c in report.comparisons for item in c.differences), default=0)
+    if pairs < 2:
+        yield (
+            f"Whether a difference is more than noise cannot be told: no two rows have two pairs of runs that agree in "
+            f"{over}. So nothing is bold."
+        )
+        return
+    level = f"{1 - report.options.confidence:.3g}"
+    if any(comparison.is_beyond_noise for comparison in ranked):
+        yield (
+            f"Bold: the best of its column beyond noise. Every other row differs from it with p < {level} (paired t "
+            f"test over {over}, adjusted by Holm's method for the rows of the column)."
+        )
+    noisy = [_noisy(report, comparison) for comparison in ranked if not comparison.is_beyond_noise]
+    if noisy:
+        more = f", and {len(noisy) - _MAX_NAMED} more columns" if len(noisy) > _MAX_NAMED else ""
+        yield f"Best, but not beyond noise (p < {level}): {'; '.join(noisy[:_MAX_NAMED])}{more}."
+
+
+def _noisy(report: Report, comparison: Comparison) -> str:
+    return f"{comparison.best} in {column_title(report.table, comparison.column)}"
+
+
+def _on_paper(report: Report) -> Iterator[str]:
+    if report.paper is None:
+        return
+    if not any(cell.reference for row in report.table.rows for cell in row.cells):
+        yield (
+            f"{report.paper.name} has no figure for any cell here: none of the same method, metric, data set and "
+            "profile."
+        )
+        return
+    yield f"Paper: {report.paper.name} ({report.paper.source}); in brackets our mean minus the paper's figure."
+    for place, note in enumerate(report.paper.notes, start=1):
+        yield f"[{place}] {note}."
+
+
+def _differences(report: Report) -> Listing | None:
+    rows = [(comparison, item) for comparison in report.comparisons for item in comparison.differences]
+    if not rows:
+        return None
+    table, options = report.table, report.options
+    shown = rows
+    if len(rows) > _MANY_LINES:
+        shown = [(comparison, item) for comparison, item in rows if comparison.column.metric == table.metrics[0]]
+    shown = shown[:_MOST_LINES]
+    versus = f"the row {options.baseline}" if options.baseline is not None else "the best row of the column"
+    confidence = f"{100 * options.confidence:.3g} %"
+    about = (
+        f"Each row minus {versus}, over pairs of runs that agree in {averaged_over(table)}. Interval: {confidence}, of "
+        "each difference by itself. p: paired t test, two-sided, adjusted by Holm's method within the column. Runs "
+        f"needed: pairs that would show a difference of {options.detect:g} points in 80 % of experiments, from the "
+        "spread seen; in brackets from the upper 80 % limit of that spread."
+    )
+    if len(shown) < len(rows):
+        about += f" {len(rows) - len(shown)} more lines are in differences.csv."
+    lines = tuple(
+        (
+            column_title(table, comparison.column),
+            item.row,
+            item.against,
+            *_difference_texts(item, comparison.column.metric),
+        )
+        for comparison, item in shown
+    )
+    headings = ("column", table.rows_title, "against", "difference", "interval", "p", "pairs", "runs needed")
+    return Listing("Differences", headings, 3, lines, about)
+
+
+def _difference_texts(item: Difference, metric: str) -> tuple[str, ...]:
+    paired = item.paired
+    if paired is None:
+        return "–", "–", "–", "0", "–"
+    difference = signed(paired.mean, metric)
+    return (
+        difference,
+        interval_text(paired.interval, metric),
+        p_text(item.adjusted_p),
+        str(paired.n),
+        seeds_text(item.seeds),
+    )
+
+
+def p_text(p: float | None) -> str:
+    """Two digits, down to a thousandth."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def seeds_text(seeds: SeedsNeeded | None) -> str:
+    """``5 (up to 33)``."""
+    if seeds is None:
+        return "–"
+    about, at_most = (
+        f"over {MOST_SEEDS:,}" if value >= MOST_SEEDS else f"{value:,}" for value in (seeds.about, seeds.at_most)
+    )
+    return f"about {about} (up to {at_most})" if about != at_most else f"about {about}"
+
+
+def _paper(report: Report) -> Listing | None:
+    """Where there is an interval, ours beside the paper's; without one the main table says it all."""
+    if report.paper is None:
+        return None
+    table = report.table
+    found = [
+        (column, row.label, cell, cell.reference)
+        for row in table.rows
+        if row.kind is RowKind.RUNS
+        for column, cell in zip(table.columns, row.cells, strict=True)
+        if cell.reference is not None and cell.reference.interval is not None
+    ]
+    if not found:
+        return None
+    lines = tuple(
+        (
+            column_title(table, column),
+            label,
+            text_of(cell, column.metric).whole,
+            f"{reference.value:g}" + ("" if reference.note is None else f" [{reference.note}]"),
+            signed(reference.difference or 0.0, column.metric),
+            interval_text(reference.interval, column.metric),
+        )
+        for column, label, cell, reference in found[:_MOST_LINES]
+    )
+    about = (
+        f"Our mean minus the figure of {report.paper.name}, with an interval of {100 * report.options.confidence:.3g} "
+        "% from the spread of our runs; the paper's own spread is not in it."
+    )
+    if len(lines) < len(found):
+        about += f" {len(found) - len(lines)} more lines are in summary.csv."
+    return Listing(
+        "Beside the paper", ("column", table.rows_title, "ours", "paper", "difference", "interval"), 2, lines, about
+    )
