@@ -280,7 +280,11 @@ class Controller:
         if not admitted:
             return
         configs = self.ledger.configs([request.run_id for request in admitted])
-        write_specs({RunDir(request.run_dir): configs[request.run_id] for request in admitted}, experiment.provenance)
+        write_specs(
+            {RunDir(request.run_dir): configs[request.run_id] for request in admitted},
+            experiment.provenance,
+            self.workspace.source_diff_of(experiment.provenance),
+        )
         tokens = {request.token for request in admitted}
         # Any other error leaves intents without a job: a later pass finds them absent, revokes and plans them again.
         try:
@@ -327,8 +331,10 @@ def job_shape(resources: Resources) -> JobShape:
     )
 
 
-def write_specs(configs: Mapping[RunDir, Mapping[str, Any]], origin: Mapping[str, Any]) -> None:
-    """Write ``spec.json`` before the first job of each run.
+def write_specs(
+    configs: Mapping[RunDir, Mapping[str, Any]], origin: Mapping[str, Any], source_diff: Path | None = None
+) -> None:
+    """Write ``spec.json`` before the first job of each run, and beside it how the source differs from its commit.
 
     A later submission may only change what is outside the identity (where the data lies, what is evaluated); the file
     is then replaced, because a job must not look for data where it no longer is.
@@ -339,6 +345,10 @@ def write_specs(configs: Mapping[RunDir, Mapping[str, Any]], origin: Mapping[str
         if present is not None and present["config"] == config:
             continue
         run_dir.path.mkdir(parents=True, exist_ok=True)
+        if source_diff is None:
+            run_dir.source_diff_path.unlink(missing_ok=True)
+        else:
+            atomic.share(source_diff, run_dir.source_diff_path)
         spec = {
             "schema_version": SCHEMA_VERSION,
             "run_id": run_dir.path.name,

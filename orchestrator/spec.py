@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
-import os
-import platform
-import subprocess
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -30,21 +24,6 @@ from trainers.config import (
 #: Changes only if the same settings come to mean another training. Every run id changes with it.
 IDENTITY_VERSION = 1
 ID_LENGTH = 12
-
-#: Packages whose version can change a number, or explain one.
-RECORDED_PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "scikit-learn",
-    "safetensors",
-    "mlflow",
-    "ray",
-    "ssl-sweep",
-)
-
-_GIT_TIMEOUT_S = 5.0
 
 
 def run_id(config: RunConfig) -> str:
@@ -75,7 +54,7 @@ class RunSpec:
     Attributes:
         run_id: follows from ``config``.
         config: with absolute paths, because the trainer may start in any folder.
-        provenance: where the run comes from, see :func:`provenance`.
+        provenance: where the run comes from, see :mod:`orchestrator.provenance`.
     """
 
     run_id: str
@@ -134,69 +113,3 @@ def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     transfer = tuple(other.model_copy(update={"root": absolute(other.root)}) for other in config.evaluate.transfer)
     evaluate = config.evaluate.model_copy(update={"transfer": transfer})
     return config.model_copy(update={"data": data, "evaluate": evaluate})
-
-
-def provenance(
-    experiment_name: str, digest: str, overrides: Sequence[str] = (), site: Path | None = None
-) -> dict[str, Any]:
-    """Where runs come from: code, versions, experiment file and time. The same for all runs of one submission.
-
-    Args:
-        experiment_name: name of the experiment.
-        digest: of the experiment file and what it extends.
-        overrides: the ``key=value`` of each ``--set``.
-        site: the site profile that the experiment stands on.
-    """
-    return {
-        "experiment": {
-            "name": experiment_name,
-            "digest": digest,
-            "overrides": list(overrides),
-            "site": None if site is None else str(site.absolute()),
-        },
-        "git": git_state(Path(__file__)),
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "time": time.time(),
-    }
-
-
-def git_state(file: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that tracks ``file``, and whether tracked files differ from it; None if none does.
-
-    A package that is installed into an environment inside some other checkout is not tracked by it.
-    """
-    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
-        return None
-    commit = _git(file.parent, "rev-parse", "HEAD")
-    status = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
-    return None if commit is None else {"commit": commit, "dirty": None if status is None else bool(status)}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    # Inside a git hook, these variables would name another repository than the one of the folder.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT_S,
-            check=False,
-            env=environment,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-@functools.cache
-def package_versions() -> Mapping[str, str]:
-    """Installed versions of the packages that can change a number, by name."""
-    found = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

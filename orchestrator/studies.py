@@ -20,6 +20,7 @@ from orchestrator.experiment.cells import check_world_size
 from orchestrator.experiment.nodes import spelled
 from orchestrator.experiment.search import Scalar
 from orchestrator.spec import run_id
+from orchestrator.workspace import Workspace
 from trainers.config import RunConfig, canonical_json
 from trainers.rundir import RunDir, atomic
 
@@ -225,6 +226,9 @@ class StudyDir:
         if run_dir.read_spec() is None:
             run_dir.path.mkdir(parents=True, exist_ok=True)
             spec = {**self.first_spec(), "run_id": suggestion.run_id, "config": suggestion.config}
+            source_diff = Workspace(self.workspace).source_diff_of(spec.get("provenance", {}))
+            if source_diff is not None:
+                atomic.share(source_diff, run_dir.source_diff_path)
             atomic.write_json(run_dir.spec_path, spec)
 
     def evidence(self) -> list[tuple[Mapping[str, Scalar], float]]:

@@ -19,12 +19,13 @@ from orchestrator.controller import Controller, job_shape
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.experiment import Cell, Experiment
 from orchestrator.ledger import JobRow, Ledger, NewRun
-from orchestrator.spec import RunSpec, provenance, with_absolute_paths
+from orchestrator.provenance import Origin, origin
+from orchestrator.spec import RunSpec, with_absolute_paths
 from orchestrator.state import RunState
 from orchestrator.studies import Study, StudyDir, position_of, studies_of
 from orchestrator.workspace import Workspace
 from trainers.config import Balanced, Data, Full, ListFile, LongTailed, RunConfig
-from trainers.rundir import RunDir
+from trainers.rundir import RunDir, atomic
 
 #: Exit code of the check of data sets when one of them cannot be trained on.
 _DATA_PROBLEM = 2
@@ -125,7 +126,7 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
     ledger = controller.ledger
     run_ids = [cell.run_id for cell in cells]
     known = ledger.states(run_ids)
-    origin = provenance(experiment.name, experiment.digest, experiment.overrides, experiment.site)
+    found = _origin(experiment, controller.workspace)
     folder = Path.cwd()
     studies, samples = studies_of(experiment), experiment.search.samples if experiment.search else 1
     ledger.register(
@@ -135,7 +136,7 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
         digest=experiment.digest,
         axes=experiment.axes,
         settings={**experiment.options.model_dump(mode="json"), "studies": [study.to_json() for study in studies]},
-        provenance=origin,
+        provenance=found.record,
         new_runs=[
             NewRun(
                 run_id=cell.run_id,
@@ -162,6 +163,24 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
         num_to_evaluate=to_evaluate,
         num_failed=sum(state in (RunState.FAILED, RunState.LOST) for state in states.values()),
     )
+
+
+def _origin(experiment: Experiment, workspace: Workspace) -> Origin:
+    """Where the runs come from; how the source differs from its commit is kept before a run can need it."""
+    found = origin(
+        experiment.name,
+        experiment.digest,
+        experiment.overrides,
+        experiment.site,
+        folder=experiment.path.absolute().parent,
+        exclude=workspace.path,
+    )
+    if found.source_diff:
+        path = workspace.source_diff_path(found.record["source_diff"]["sha256"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            atomic.write_bytes(path, found.source_diff)
+    return found
 
 
 def suggested_runs(study: Study, workspace: Workspace) -> list[tuple[str, Mapping[str, str]]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import EnvironmentProblem, OrchestratorError
 from trainers.rundir import RunDir
@@ -44,6 +45,16 @@ class Workspace:
 
     def run_dir(self, run_id: str) -> RunDir:
         return RunDir(self.runs_dir / run_id)
+
+    def source_diff_path(self, sha256: str) -> Path:
+        """How the source of a submission differs from its commit; the folders of its runs share the file."""
+        return self.path / "sources" / f"{sha256}.diff"
+
+    def source_diff_of(self, provenance: Mapping[str, Any]) -> Path | None:
+        """That file, for runs of this provenance; None where there was no difference."""
+        recorded = provenance.get("source_diff")
+        path = None if recorded is None else self.source_diff_path(recorded["sha256"])
+        return path if path is not None and path.exists() else None
 
     def report_dir(self, experiment: str) -> Path:
         return self.path / "reports" / experiment

@@ -47,6 +47,7 @@ def run_artifacts(run: RunView) -> list[Artifact]:
     run_dir = run.run_dir
     wanted = [
         _artifact(run_dir.spec_path),
+        _artifact(run_dir.source_diff_path),
         _artifact(run_dir.dataset_path),
         _artifact(run_dir.indices_path),
         _artifact(run_dir.result_path),

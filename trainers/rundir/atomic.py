@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,6 +64,26 @@ def write_all(files: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
         raise
     _sync_file_system(next(iter(files)).parent)
+
+
+def share(file: Path, path: Path) -> None:
+    """Give a file that never changes another name, in place of what has it; a copy where links are not to be had.
+
+    Raises:
+        OSError: as for :func:`write_bytes`.
+    """
+    temporary = _temporary(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(file, temporary)
+        except OSError:  # there may be ten thousand names, and some file systems allow a thousand, or none
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # two names of one file: the kernel then leaves both
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _sync_file_system(folder: Path) -> None:

@@ -22,6 +22,11 @@ class RunDir:
         """The resolved run, the protocols that it is evaluated by, its schema version and provenance."""
         return self.path / "spec.json"
 
+    @property
+    def source_diff_path(self) -> Path:
+        """How the source differs from the commit that ``spec.json`` names. Absent where it does not."""
+        return self.path / "source.diff"
+
     # Trainer.
     @property
     def status_path(self) -> Path:

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
-from orchestrator.experiment import load_experiment
-from orchestrator.spec import RunSpec, git_state, provenance, run_id, section_text
+from orchestrator.spec import RunSpec, run_id, section_text
 from trainers.config import RunConfig, Section, added_later, identity, outside_identity
 
 VIT = {"name": "vit_tiny"}
@@ -184,36 +183,3 @@ class TestSpec:
         value = RunSpec.of(config({}), {}, Path("/w")).to_json() | {"schema_version": 99}
         with pytest.raises(ValueError, match=r"schema_version=99 was written by another version; this one reads 1"):
             RunSpec.from_json(value)
-
-
-class TestProvenance:
-    def test_names_experiment_code_and_versions(self, tmp_path: Path) -> None:
-        file = tmp_path / "x.yaml"
-        file.write_text("name: x\n")
-        experiment = load_experiment(file, ["seed=3"], {})
-        found = provenance(experiment.name, experiment.digest, experiment.overrides)
-        assert found["experiment"] == {"name": "x", "digest": experiment.digest, "overrides": ["seed=3"], "site": None}
-        assert len(experiment.digest) == 64
-        assert "torch" in found["packages"]
-        json.dumps(found)
-
-    def test_git_knows_commit_and_changes(self, tmp_path: Path) -> None:
-        def git(*arguments: str) -> None:
-            identity_options = ("-c", "user.name=a", "-c", "user.email=a@b")
-            subprocess.run(["git", "-C", str(tmp_path), *identity_options, *arguments], check=True, capture_output=True)
-
-        file = tmp_path / "a"
-        file.write_text("1")
-        assert git_state(file) is None
-        git("init", "-q")
-        assert git_state(file) is None
-        git("add", "a")
-        git("commit", "-qm", "a")
-        clean = git_state(file)
-        assert clean is not None
-        assert len(clean["commit"]) == 40
-        assert clean["dirty"] is False
-        file.write_text("2")
-        assert git_state(file) == {**clean, "dirty": True}
-        (tmp_path / "untracked").write_text("")
-        assert git_state(tmp_path / "untracked") is None

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, Local, Slurm, load_experiment, load_site
-from orchestrator.spec import provenance
+from orchestrator.provenance import origin
 
 SITES = sorted((Path(__file__).parents[3] / "slurm" / "sites").glob("*.yaml"))
 
@@ -116,9 +116,9 @@ def test_a_site_alone_is_a_set_of_options() -> None:
 
 
 def test_the_provenance_names_the_site_by_its_absolute_path() -> None:
-    found = provenance("x", "digest", (), Path("site.yaml"))
+    found = origin("x", "digest", (), Path("site.yaml")).record
     assert found["experiment"]["site"] == str(Path.cwd() / "site.yaml")
-    assert provenance("x", "digest")["experiment"]["site"] is None
+    assert origin("x", "digest").record["experiment"]["site"] is None
 
 
 def test_the_environment_names_the_site_where_the_command_line_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
