@@ -38,8 +38,11 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def recorded(folder: Path) -> tuple[dict[str, object], str]:
+    """What is recorded of a checkout, and its part of the difference; before it stands that of this program's own."""
     found = origin("x", "digest", folder=folder, exclude=folder / "sweeps")
-    return found.record["experiment_git"], found.source_diff.decode()
+    text = found.source_diff.decode()
+    begin = text.find(f"# {folder.name} at commit")
+    return found.record["experiment_git"], text[begin:] if begin >= 0 else ""
 
 
 def test_names_experiment_code_and_versions(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_a_clean_checkout_has_a_commit_and_no_difference(checkout: Path) -> None
     found, text = recorded(checkout)
     commit = git(checkout, "rev-parse", "HEAD").strip()
     assert found == {"commit": commit, "dirty": False, "diff_sha256": None}
-    assert "study" not in text
+    assert not text
 
 
 def test_the_difference_gives_the_source_again(checkout: Path, tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_the_difference_gives_the_source_again(checkout: Path, tmp_path: Path) -
     assert found["dirty"]
     copy = tmp_path / "copy"
     git(tmp_path, "clone", "-q", str(checkout), str(copy))
-    (tmp_path / "source.diff").write_text(text[text.index("# study") :])
+    (tmp_path / "source.diff").write_text(text)
     git(copy, "apply", str(tmp_path / "source.diff"))
     for name in ("model.py", "new/loss.py", "new/empty.py"):
         assert (copy / name).read_bytes() == (checkout / name).read_bytes()
