@@ -156,11 +156,13 @@ def _print_summary(console: Console, summary: CollectSummary) -> None:
 
 def make_report(session: Session, name: str, output: Path | None, console: Console | None) -> list[Path]:
     """Write the report, log it to the parent run, and print its table."""
+    from orchestrator.figures import report_figures
     from orchestrator.report import build_report, render_summary, write_report
 
     view, runs, uri = experiment_view(session, name)
     report = build_report(view, runs)
-    paths = write_report(report, output or session.workspace.report_dir(name))
+    figures = report_figures(report, view, runs)
+    paths = write_report(report, output or session.workspace.report_dir(name), figures)
     if console is not None:
         console.print(render_summary(report, console.width))
         console.print(f"\n{paths[0].parent}: {', '.join(path.name for path in paths)}", style="dim", soft_wrap=True)

@@ -95,11 +95,11 @@ def band(runs: Sequence[Series], most: int) -> Band:
         values = np.full((len(runs), len(longest)), np.nan)
         for row, run in zip(values, runs, strict=True):
             row[np.searchsorted(longest, run.epochs)] = run.values
-        return _over_runs(longest, values)
+        return over_runs(longest, values)
     stretches = min(most, *(len(run.epochs) for run in runs), len(longest))
     edges = np.linspace(0.0, max(run.epochs[-1] for run in runs), stretches + 1)
     middles = (edges[1:] + edges[:-1]) / 2
-    return _over_runs(middles, np.stack([_means(run, edges) for run in runs]))
+    return over_runs(middles, np.stack([_means(run, edges) for run in runs]))
 
 
 def _means(run: Series, edges: Floats) -> Floats:
@@ -113,7 +113,7 @@ def _means(run: Series, edges: Floats) -> Floats:
     return means
 
 
-def _over_runs(x: Floats, values: Floats) -> Band:
+def over_runs(x: Floats, values: Floats) -> Band:
     """Mean and sample standard deviation over runs of ``values`` (runs, n), which are NaN where a run has none."""
     n = (~np.isnan(values)).sum(0)
     kept = n > 0

@@ -43,13 +43,14 @@ class LinePanel:
 def draw_lines(axis: Axes, panel: LinePanel) -> None:
     """Each line with a band of one standard deviation to each side, where there is one."""
     for line in panel.lines:
-        _draw_line(axis, line)
+        draw_line(axis, line)
     axis.set_title(panel.title)
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
 
 
-def _draw_line(axis: Axes, line: Line) -> None:
+def draw_line(axis: Axes, line: Line) -> None:
+    """The mean with its markers, and the band behind it."""
     own, band = look(line.number), line.band
     points = len(band.x)
     # Staggered, so that the markers of lines that run close together do not cover each other.

@@ -10,9 +10,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from orchestrator.figures.confusion import Confusion, confusion_figure
-from orchestrator.figures.curves import Band, Series, band, read_series
+from orchestrator.figures.curves import Series, band, read_series
 from orchestrator.figures.embedding import Embedding, embedding_figure
-from orchestrator.figures.layers import layer_accuracies, whole_network_protocols
+from orchestrator.figures.layers import as_series, layer_accuracies, whole_network_protocols
 from orchestrator.figures.lines import Line, LinePanel, draw_lines
 from orchestrator.figures.style import (
     LONE,
@@ -20,7 +20,9 @@ from orchestrator.figures.style import (
     add_legend,
     blank,
     drawing,
+    is_wide,
     panel_grid,
+    plain_ticks,
     saved,
     short_labels,
     whole_numbers,
@@ -106,12 +108,8 @@ def _line(label: str, number: int, series: Series) -> Line:
 
 
 def _layers_figure(title: str, protocol: str, accuracies: Mapping[int, float]) -> bytes:
-    x, y = np.array(list(accuracies), np.float64), np.array(list(accuracies.values()))
     figure, (axis,) = panel_grid(1)
-    panel = LinePanel(
-        title, "block", f"{protocol} top-1 (%)", (Line(protocol, 0, Band(x, y, np.full(len(x), np.nan))),)
-    )
-    draw_lines(axis, panel)
+    draw_lines(axis, LinePanel(title, "block", f"{protocol} top-1 (%)", (_line(protocol, 0, as_series(accuracies)),)))
     whole_numbers(axis)
     return saved(figure, "png", dpi=_DPI)[0]
 
@@ -129,8 +127,10 @@ def _histogram_figure(title: str, counts: Mapping[str, int]) -> bytes:
     else:
         axis.stairs(heights, np.arange(len(heights) + 1) - 0.5, fill=True, color="#bbbbbb")
         axis.set_xlabel("class, most frequent first")
-    if min(heights) > 0 and max(heights) >= 20 * min(heights):
+    if is_wide(heights):
         axis.set_yscale("log")
+        axis.set_ylim(min(heights) / 2)
+        plain_ticks(axis.yaxis)
     axis.grid(visible=False, axis="x")
     axis.set_ylabel("training images")
     axis.set_title(f"{title}\n{sum(heights):,} images, {len(heights)} classes")

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
     from matplotlib.legend import Legend
 
 Form = Literal["svg", "png", "pdf"]
@@ -112,8 +114,10 @@ def panel_grid(
     return figure, axes[:number]
 
 
-def columns_for(number: int) -> int:
-    """How many of so many panels stand side by side: four make a square, not three and one."""
+def columns_for(number: int, groups: int = 1) -> int:
+    """How many of so many panels stand side by side: the column groups, if they fit; four make a square."""
+    if 1 < groups <= _MAX_COLUMNS:
+        return groups
     return 2 if number == 4 else min(number, _MAX_COLUMNS)
 
 
@@ -176,6 +180,27 @@ def percent_axis(axis: Axes) -> None:
     """All of 0 to 100 percent, with room for a marker at the top."""
     axis.set_ylim(0, 103)
     axis.set_yticks(range(0, 101, 20))
+
+
+def is_wide(counts: Sequence[int]) -> bool:
+    """Whether numbers of images are so different that they need a logarithmic axis."""
+    return min(counts) > 0 and max(counts) >= 20 * min(counts)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers, two or three a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def at(axis: Axes) -> SubplotSpec:
+    """Where in the figure's grid a panel stands."""
+    place = axis.get_subplotspec()
+    assert place is not None, "every panel is part of a grid"
+    return place
 
 
 def whole_numbers(axis: Axes) -> None:

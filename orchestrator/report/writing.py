@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem
@@ -9,12 +10,12 @@ from orchestrator.report.csv_tables import differences_csv, runs_csv, summary_cs
 from orchestrator.report.html import html
 from orchestrator.report.latex import latex
 from orchestrator.report.markdown import markdown
-from orchestrator.report.model import Report
+from orchestrator.report.model import DrawnFigure, Report
 from trainers.rundir import atomic
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write Markdown, HTML, LaTeX, CSV files and the figures; each file replaces an older one whole.
+def write_report(report: Report, folder: Path, figures: Sequence[DrawnFigure] = ()) -> list[Path]:
+    """Write Markdown, HTML, LaTeX, CSV files and each figure's three forms; a file replaces an older one whole.
 
     Returns:
         The files, ``report.md`` first.

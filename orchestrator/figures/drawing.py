@@ -1,0 +1,79 @@
+"""Which figures a report has, and what stands below them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.figures.classes import MAX_NAMED, per_class_figure
+from orchestrator.figures.groups import group_metrics, groups_figure
+from orchestrator.figures.layers import layer_accuracies, layers_figure
+from orchestrator.figures.networks import networks_figure, paired_protocols
+from orchestrator.figures.placement import Placement
+from orchestrator.figures.style import Form, drawing
+from orchestrator.figures.training import read_curves, training_figure, training_metrics
+from orchestrator.report.model import DrawnFigure, Report
+from orchestrator.runs import ExperimentView, RunView
+
+_FORMS: tuple[Form, ...] = ("svg", "png", "pdf")
+
+
+def report_figures(report: Report, experiment: ExperimentView, runs: Sequence[RunView]) -> list[DrawnFigure]:
+    """Every figure that the runs have the numbers for.
+
+    Args:
+        runs: whose metrics files the curves are read from.
+
+    Raises:
+        ValueError: a file of a run directory is damaged; the message names it.
+    """
+    with drawing():
+        return list(_figures(report, experiment, runs))
+
+
+def _figures(report: Report, experiment: ExperimentView, runs: Sequence[RunView]) -> Iterator[DrawnFigure]:
+    placement = Placement.of(experiment, report)
+    headline = experiment.report.metrics
+    known = dict.fromkeys(metric for run in report.runs if not run.is_early for metric in run.metrics)
+    curves = read_curves(placement, {run.run_id: run.run_dir for run in runs})
+    over = f"Mean over {' and '.join(report.table.over) or 'runs'}"
+    band = "one sample standard deviation to each side"
+    if report.panels:
+        many = any(len(panel.classes) > MAX_NAMED for panel in report.panels)
+        each = "of bins of classes" if many else "of each class. Grey: its training images (right axis)"
+        yield DrawnFigure(
+            "per_class",
+            "Accuracy against class frequency",
+            f"{over}, with a band of {band}, {each}. Dotted: chance.",
+            *per_class_figure(report, placement, *_FORMS),
+        )
+    if thirds := group_metrics(report.table):
+        yield DrawnFigure(
+            "groups",
+            "Many, medium and few",
+            f"{over} of the accuracy on each third of the classes, with {band}. Dotted: chance.",
+            *groups_figure(report.table, placement, thirds, *_FORMS),
+        )
+    if protocols := tuple(layer_accuracies(dict.fromkeys(known, 0.0))):
+        yield DrawnFigure(
+            "layers",
+            "Accuracy by block",
+            f"{over}, with a band of {band}. The last block is the whole network.",
+            *layers_figure(placement, protocols, *_FORMS),
+        )
+    if metrics := training_metrics(curves.values(), headline):
+        yield DrawnFigure(
+            "training",
+            "Over the training",
+            f"{over}, with a band of {band}, over as many runs as have got so far. "
+            "Of long records, means over equal stretches.",
+            *training_figure(placement, curves, metrics, *_FORMS),
+        )
+    if paired := paired_protocols(known, headline):
+        yield DrawnFigure(
+            "networks",
+            "Teacher and student",
+            "Each run, small; mean and one sample standard deviation of each row, large; on the dotted line both are "
+            "equally good. Over the epochs, where measured: by how much the teacher is ahead, with a band of "
+            f"{band}.",
+            *networks_figure(placement, curves, paired, *_FORMS),
+        )
