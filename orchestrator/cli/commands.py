@@ -389,8 +389,8 @@ def report_experiment(session: Session, name: str | None, output: Path | None, *
         display.print_json({"experiment": found, "files": [str(path) for path in paths]})
 
 
-def start_ui(session: Session, name: str | None, port: int | None) -> None:
-    """``sweep ui``: replaces this process by the server."""
+def start_ui(session: Session, name: str | None, port: int | None, *, show: bool) -> None:
+    """``sweep ui``: serves until it is stopped."""
     from orchestrator.cli.tracking import serve_ui
 
-    serve_ui(session, find_experiment(session, name) if name else None, port)
+    serve_ui(session, find_experiment(session, name) if name else None, port, show=show)

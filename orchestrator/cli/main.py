@@ -243,12 +243,13 @@ def report(
 def ui(
     name: Name = None,
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; a free one if left out.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the first link in the browser.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Start the MLflow UI on this workspace's store and print the link to the experiment."""
+    """Start the MLflow UI on this workspace's store and print links to the experiment's runs, charts and comparison."""
     from orchestrator.cli.commands import start_ui
 
-    start_ui(_session(workspace), name, port)
+    start_ui(_session(workspace), name, port, show=show)
 
 
 @app.command(epilog="Example: sweep drill --backend local")

@@ -44,6 +44,7 @@ def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[R
             detect=report.detect,
         ),
         tracking=TrackingOptions(checkpoints=tracking.checkpoints, register_models=tracking.register_models),
+        extended=row.settings.get("extended", {}),
     )
     newest = session.ledger.newest_jobs(name)
     runs = []
@@ -176,9 +177,9 @@ def make_report(session: Session, name: str, output: Path | None, console: Conso
     return paths
 
 
-def serve_ui(session: Session, name: str | None, port: int | None) -> None:
+def serve_ui(session: Session, name: str | None, port: int | None, *, show: bool) -> None:
     """``sweep ui``."""
     from orchestrator.ui import serve
 
-    uri = session.ledger.experiment(name).settings["tracking"]["uri"] if name else None
-    serve(store_uri(uri, session.workspace.path), session.workspace, name, port)
+    view, _, uri = experiment_view(session, name) if name else (None, [], None)
+    serve(store_uri(uri, session.workspace.path), session.workspace, view, port, show)

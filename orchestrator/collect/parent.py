@@ -10,10 +10,12 @@ from pathlib import Path
 from orchestrator.collect import payload
 from orchestrator.collect.cursor import Cursor, ExperimentCursors
 from orchestrator.collect.mlflow_store import MlflowStore
+from orchestrator.collect.progress import news, progress_of, progress_text, with_section
+from orchestrator.collect.views import experiment_tags
 from orchestrator.runs import ExperimentView, RunView
 
-#: MLflow takes 8,000 characters in a tag.
-_MAX_NOTE = 8000
+#: The text that a run's page begins with.
+NOTE_TAG = "mlflow.note.content"
 
 
 @dataclass(frozen=True)
@@ -29,26 +31,40 @@ class ParentRun:
         cursor = self.cursors.get("")
         if cursor is None or self.store.living_run(cursor.mlflow_run_id) is None:
             cursor = Cursor(self.store.find_parent() or self._create(runs))
-        text = self.experiment.file_text
-        name, stamp = f"experiment/{self.experiment.file_path.name}", payload.fingerprint(text.encode())
-        if cursor.artifacts.get(name) != stamp:
-            self.store.client.log_text(cursor.mlflow_run_id, text, name)
-            cursor = replace(cursor, artifacts={**cursor.artifacts, name: stamp})
-        self.store.set_experiment_tags(payload.experiment_tags(self.experiment, cursor.mlflow_run_id))
+        cursor = self._store_files(cursor)
+        self.store.set_experiment_tags(experiment_tags(self.experiment, cursor.mlflow_run_id))
         self.cursors.put("", cursor)
         return cursor.mlflow_run_id
 
+    def _store_files(self, cursor: Cursor) -> Cursor:
+        """The experiment file, and those that it extends, under the folders by which it names them."""
+        files = {self.experiment.file_path.name: self.experiment.file_text, **self.experiment.extended}
+        for path, text in files.items():
+            name, stamp = f"experiment/{path}", payload.fingerprint(text.encode())
+            if cursor.artifacts.get(name) != stamp:
+                self.store.client.log_text(cursor.mlflow_run_id, text, name)
+                cursor = replace(cursor, artifacts={**cursor.artifacts, name: stamp})
+        return cursor
+
     def show_progress(self, runs: Sequence[RunView]) -> None:
-        """Say how many runs are in which state. Needs :meth:`open` before it; writes only what has changed."""
-        facts = payload.parent_facts(self.experiment, runs, payload.experiment_ended_ms(runs))
-        seen = payload.fingerprint(repr(facts).encode())
+        """Say how far the runs are. Needs :meth:`open` before it; asks and writes nothing where nothing has changed."""
+        progress = progress_of(runs)
+        is_over = all(run.state.is_terminal for run in runs)
+        # A heartbeat alone is no news.
+        shown = replace(progress, time_ms=progress.time_ms if is_over else 0)
+        seen = payload.fingerprint(repr((shown, self.experiment.axes)).encode())
         cursor = self._cursor()
-        if cursor.seen != seen:
-            self.store.set_facts(cursor.mlflow_run_id, facts)
-            self.cursors.put("", replace(cursor, seen=seen))
+        if cursor.seen == seen:
+            return
+        known = self.store.client.get_run(cursor.mlflow_run_id)
+        self.store.log_points(cursor.mlflow_run_id, news(progress, known.data.metrics, known.info.start_time))
+        facts = payload.parent_facts(self.experiment, runs, payload.experiment_ended_ms(runs))
+        note = with_section(known.data.tags.get(NOTE_TAG, ""), "progress", progress_text(progress))
+        self.store.set_facts(cursor.mlflow_run_id, replace(facts, tags={**facts.tags, NOTE_TAG: note}))
+        self.cursors.put("", replace(cursor, seen=seen))
 
     def show_report(self, files: Sequence[Path], summary: str) -> None:
-        """Store the report's files, and its summary as the text that the page begins with. Needs :meth:`open` before.
+        """Store the report's files, and its summary in the text that the page begins with. Needs :meth:`open` before.
 
         Args:
             summary: Markdown; what is longer than MLflow takes is cut.
@@ -56,7 +72,8 @@ class ParentRun:
         parent_id = self._cursor().mlflow_run_id
         for path in files:
             self.store.client.log_artifact(parent_id, str(path), "report")
-        self.store.client.set_tag(parent_id, "mlflow.note.content", summary[:_MAX_NOTE])
+        note = self.store.client.get_run(parent_id).data.tags.get(NOTE_TAG, "")
+        self.store.client.set_tag(parent_id, NOTE_TAG, with_section(note, "report", summary.strip()))
 
     def _cursor(self) -> Cursor:
         cursor = self.cursors.get("")

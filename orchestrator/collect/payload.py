@@ -26,9 +26,6 @@ PARENT_ROLE = "experiment"
 EARLY_TAG = "sweep.stopped_early"
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
 
-#: Name of the shared view of MLflow's page that :func:`experiment_tags` defines; a link opens it by this name.
-VIEW = "sweep"
-
 #: MLflow's status of each of our states. A preempted run waits to go on.
 STATUS: Mapping[RunState, str] = {
     RunState.PLANNED: "SCHEDULED",
@@ -235,30 +232,6 @@ def experiment_ended_ms(runs: Sequence[RunView]) -> int | None:
     if not runs or not all(run.state.is_terminal for run in runs):
         return None
     return max(ended_ms(run, run.run_dir.read_result()) or 0 for run in runs)
-
-
-def experiment_tags(experiment: ExperimentView, parent_id: str) -> dict[str, str]:
-    """Tags of the MLflow experiment itself: how its page in MLflow's UI begins.
-
-    The experiment opens as model training, not as generative AI, and has a shared view: its runs without their parent,
-    best first, with the axes of the grid and the report's metrics as columns.
-    """
-    columns = [f"params.`{axis}`" for axis in experiment.axes]
-    columns += [f"metrics.`{metric}`" for metric in experiment.report.metrics]
-    view = {
-        "searchFilter": f"tags.`{MLFLOW_PARENT_TAG}` = '{parent_id}'",
-        "orderByKey": f"metrics.`{experiment.report.metrics[0]}`",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
-    }
-    return {
-        "mlflow.experimentKind": "custom_model_development",
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
-    }
 
 
 def parent_status(counts: Mapping[RunState, int]) -> str:

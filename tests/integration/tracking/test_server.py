@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.collect.store import connect
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.ui import experiment_path
+from orchestrator.ui import pages
 from tests.integration.tracking.fabricated import AXES, Fabricated, contents, uri_of
 
 
@@ -57,7 +57,7 @@ def test_a_tracking_server_holds_the_same_as_a_database(
         assert contents(uri) == expected
         experiment = connect(uri).get_experiment_by_name("digits-lt")
         assert experiment is not None
-        link = experiment_path(uri, "digits-lt")
+        link = pages(uri, fabricated.experiment)[0].path
         assert f"/{experiment.experiment_id}/" in link
         view = json.loads(experiment.tags["mlflow.sharedViewState.sweep"])
         assert view["selectedColumns"] == [*(f"params.`{axis}`" for axis in AXES), "metrics.`eval/knn/top1`"]
