@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.state import RunState
@@ -82,6 +82,7 @@ class ExperimentView:
 
     Attributes:
         file_text, file_path: the experiment file as it was submitted.
+        extended: the texts of the files that it extends, by their paths from its folder.
         axes: names of the grid's axes, in file order.
     """
 
@@ -91,6 +92,7 @@ class ExperimentView:
     axes: tuple[str, ...]
     report: ReportOptions = ReportOptions()
     tracking: TrackingOptions = TrackingOptions()
+    extended: Mapping[str, str] = field(default_factory=dict)
 
 
 def _speaking(axis: str, label: str) -> str:

@@ -135,7 +135,11 @@ def submit(experiment: Experiment, controller: Controller) -> Submission:
         text=experiment.text,
         digest=experiment.digest,
         axes=experiment.axes,
-        settings={**experiment.options.model_dump(mode="json"), "studies": [study.to_json() for study in studies]},
+        settings={
+            **experiment.options.model_dump(mode="json"),
+            "studies": [study.to_json() for study in studies],
+            "extended": dict(experiment.extended),
+        },
         provenance=found.record,
         new_runs=[
             NewRun(

@@ -30,6 +30,8 @@ class Experiment:
     Attributes:
         path: the file.
         text: its content, without what it extends.
+        extended: the contents of the files that it extends, by path: from the folder of ``path`` where they lie below
+            it, and else their names below ``extended/``.
         digest: SHA-256 over the file and everything that it extends.
         overrides: the ``key=value`` of each ``--set``.
         site: the site profile that it stands on, if any.
@@ -39,6 +41,7 @@ class Experiment:
 
     path: Path
     text: str
+    extended: Mapping[str, str]
     digest: str
     overrides: tuple[str, ...]
     site: Path | None
@@ -155,12 +158,26 @@ def load_experiment(
     return Experiment(
         path=Path(path),
         text=document.files[0].content.decode("utf-8-sig"),
+        extended=_extended(document),
         digest=document.digest,
         overrides=tuple(overrides),
         site=site,
         options=options,
         grid=parse_grid(document, options.search),
     )
+
+
+def _extended(document: Document) -> dict[str, str]:
+    first, *others = document.files
+    folder = first.path.absolute().parent.resolve()
+    found: dict[str, str] = {}
+    for file in others:
+        path = file.path.resolve()
+        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else f"extended/{path.name}"
+        while name in found:
+            name = f"extended/{len(found)}/{path.name}"
+        found[name] = file.content.decode("utf-8-sig")
+    return found
 
 
 def load_site(
