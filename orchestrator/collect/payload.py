@@ -206,7 +206,7 @@ def run_facts(run: RunView, provenance: Mapping[str, Any], result: Result | None
     if run.run_dir.was_ever_stopped_early():
         early = run.run_dir.read_early_stop()
         tags[EARLY_TAG] = early.sentence[:_MAX_TAG] if early is not None else ""  # it has gone on since
-    commit = provenance.get("git_commit")
+    commit = (provenance.get("git") or {}).get("commit")
     if isinstance(commit, str) and commit:
         tags["mlflow.source.git.commit"] = commit
     return Facts(STATUS[run.state], ended_ms(run, result), tags)
