@@ -77,10 +77,10 @@ def serve(
         return
     chosen = port if port is not None else free_port()
     _check_port_is_free(chosen)
-    command = server_command(uri, artifact_root(uri, workspace.path), chosen)
+    command = server_command(artifact_root(uri, workspace.path), chosen)
     # A server that outlives us would keep the port: a polite end is the same as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    process = subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT})
+    process = subprocess.Popen(command, env=server_environment(uri))
     try:
         found = pages(uri, experiment)  # meanwhile: this imports MLflow too
         _wait_until_ready(process, chosen, uri)
@@ -108,7 +108,7 @@ def pages(uri: str, experiment: ExperimentView | None) -> list[Page]:
         listed.append(Page("means", f"{runs}{MEANS_VIEW}&{_CHARTS}"))
     compared = _runs_to_compare(uri, experiment, found.experiment_id)
     if len(compared) > 1:
-        ids = f"runs={quote(json.dumps(compared))}&experiments={quote(json.dumps([found.experiment_id]))}"
+        ids = f"runs={_listed(compared)}&experiments={_listed([found.experiment_id])}"
         listed.append(Page("compare", f"#/compare-runs?{_MODE}&{ids}"))
     return listed
 
@@ -132,6 +132,10 @@ def _runs_to_compare(uri: str, experiment: ExperimentView, experiment_id: str) -
     return [run.info.run_id for run in finished[:_MAX_COMPARED]]
 
 
+def _listed(ids: Sequence[str]) -> str:
+    return quote(json.dumps(ids, separators=(",", ":")))
+
+
 def _is_new(uri: str) -> bool:
     """Whether the server will make the store: nothing else may touch it then."""
     _, is_file, path = uri.partition("sqlite:///")
@@ -152,13 +156,18 @@ def _opened(address: str) -> bool:
     return sys.stdout.isatty() and has_display and webbrowser.open(address)
 
 
-def server_command(uri: str, artifacts: str | None, port: int) -> list[str]:
+def server_command(artifacts: str | None, port: int) -> list[str]:
     """The command line of a server for one person: one worker, loopback only, files served as they lie."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port), "--workers", "1"]
     if artifacts is not None:
         command += ["--default-artifact-root", artifacts]
-    # Without its log of requests, the link stays the last line on the screen.
-    return [*command, "--host", _HOST, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    # Without its log of requests, the links stay the last lines on the screen.
+    return [*command, "--uvicorn-opts", "--log-level warning"]
+
+
+def server_environment(uri: str) -> dict[str, str]:
+    """Variables of the server's process. The store is among them because everyone may read command lines."""
+    return {**os.environ, **_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
 
 
 def free_port() -> int:
