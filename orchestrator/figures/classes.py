@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orchestrator.figures.curves import Floats, over_runs
-from orchestrator.figures.lines import Line, draw_line
+from orchestrator.figures.lines import Line, draw_lines
 from orchestrator.figures.placement import Placement
 from orchestrator.figures.style import (
     CHANCE,
@@ -82,13 +82,12 @@ def bin_means(accuracies: Mapping[str, float], classes: Sequence[str], starts: S
 
 def per_class_figure(report: Report, placement: Placement, *forms: Form) -> tuple[bytes, ...]:
     """Accuracy by class, most frequent first: a panel for each column group, a line for each row."""
-    figure, axes = panel_grid(len(report.panels), share_y=True, height=2.6)
+    figure, axes = panel_grid(len(report.panels), share_y=True, height=_height(report.panels))
     most = max(max(panel.counts) for panel in report.panels)
     width = PAGE / columns_for(len(axes))
     for panel, axis in zip(report.panels, axes, strict=True):
         place = class_axis(panel)
-        for line in _lines(panel, place, placement, report.protocol):
-            draw_line(axis, line)
+        draw_lines(axis, _lines(panel, place, placement, report.protocol))
         axis.axhline(panel.chance, color=GREY, linestyle=":", linewidth=1, label=CHANCE)
         axis.set_title(panel.group, pad=14 if panel.groups else None)
         percent_axis(axis)
@@ -107,8 +106,14 @@ def per_class_figure(report: Report, placement: Placement, *forms: Form) -> tupl
     return saved(figure, *forms)
 
 
-def _lines(panel: ClassPanel, place: ClassAxis, placement: Placement, protocol: str) -> Iterator[Line]:
-    classes = set(panel.classes)
+def _height(panels: Sequence[ClassPanel]) -> float:
+    """Inches of a panel: the names below it do not take from its plot."""
+    names = (name for panel in panels if len(panel.classes) <= MAX_NAMED for name in panel.classes)
+    return 2.5 + CHARACTER * min(max(map(len, names), default=0), _MAX_NAME)
+
+
+def _lines(panel: ClassPanel, place: ClassAxis, placement: Placement, protocol: str) -> list[Line]:
+    classes, lines = set(panel.classes), []
     for number, row in enumerate(placement.rows):
         values = [
             bin_means(run.per_class[protocol], panel.classes, place.starts)
@@ -116,7 +121,8 @@ def _lines(panel: ClassPanel, place: ClassAxis, placement: Placement, protocol: 
             if set(run.class_counts) == classes and protocol in run.per_class
         ]
         if values:
-            yield Line(placement.names[row], number, over_runs(place.x, np.stack(values)))
+            lines.append(Line(placement.names[row], number, over_runs(place.x, np.stack(values))))
+    return lines
 
 
 def _name_classes(axis: Axes, panel: ClassPanel, place: ClassAxis, width: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Up to so many points, each has a marker; beyond, as many markers as this tell the lines apart.
 _MAX_MARKED, _FEW_MARKERS = 30, 8
+#: Bands of more lines than this would cover each other, of more than a few they have to be pale.
+MAX_BANDS, _FEW_BANDS = 12, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +43,23 @@ class LinePanel:
     lines: tuple[Line, ...]
 
 
-def draw_lines(axis: Axes, panel: LinePanel) -> None:
-    """Each line with a band of one standard deviation to each side, where there is one."""
-    for line in panel.lines:
-        draw_line(axis, line)
+def draw_panel(axis: Axes, panel: LinePanel) -> None:
+    """The lines with their title and labels."""
+    draw_lines(axis, panel.lines)
     axis.set_title(panel.title)
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
 
 
-def draw_line(axis: Axes, line: Line) -> None:
-    """The mean with its markers, and the band behind it."""
+def draw_lines(axis: Axes, lines: Sequence[Line]) -> None:
+    """Each line with a band of one standard deviation to each side, where there is one and lines are not too many."""
+    for line in lines:
+        _draw_mean(axis, line)
+        if len(lines) <= MAX_BANDS:
+            _draw_band(axis, line, 0.15 if len(lines) <= _FEW_BANDS else 0.07)
+
+
+def _draw_mean(axis: Axes, line: Line) -> None:
     own, band = look(line.number), line.band
     points = len(band.x)
     # Staggered, so that the markers of lines that run close together do not cover each other.
@@ -64,8 +73,10 @@ def draw_line(axis: Axes, line: Line) -> None:
         markevery=(line.number * every // 5 % every, every),
         label=line.label,
     )
-    spread = np.nan_to_num(band.std)
+
+
+def _draw_band(axis: Axes, line: Line, alpha: float) -> None:
+    band, spread = line.band, np.nan_to_num(line.band.std)
     if spread.any():
-        axis.fill_between(
-            band.x, band.mean - spread, band.mean + spread, color=own.colour, alpha=0.15, linewidth=0, zorder=1
-        )
+        low, high = band.mean - spread, band.mean + spread
+        axis.fill_between(band.x, low, high, color=look(line.number).colour, alpha=alpha, linewidth=0, zorder=1)

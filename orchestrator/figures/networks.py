@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.figures.curves import Band, Floats
 from orchestrator.figures.layers import whole_network_protocols
-from orchestrator.figures.lines import Line, LinePanel, draw_lines
+from orchestrator.figures.lines import Line, LinePanel, draw_panel
 from orchestrator.figures.placement import Placement
 from orchestrator.figures.style import GREY, Form, add_legend, columns_for, look, panel_grid, saved
 
@@ -83,7 +83,7 @@ def networks_figure(
         axis.set_xlabel(f"student, {protocol} top-1 (%)")
         axis.set_ylabel(f"teacher, {protocol} top-1 (%)")
     for panel, axis in zip(leads, axes[len(points) :], strict=True):
-        draw_lines(axis, panel)
+        draw_panel(axis, panel)
         axis.axhline(0, color=GREY, linestyle=":", linewidth=1)
     add_legend(figure, axes)
     return saved(figure, *forms)

@@ -13,7 +13,7 @@ from orchestrator.figures.confusion import Confusion, confusion_figure
 from orchestrator.figures.curves import Series, band, read_series
 from orchestrator.figures.embedding import Embedding, embedding_figure
 from orchestrator.figures.layers import as_series, layer_accuracies, whole_network_protocols
-from orchestrator.figures.lines import Line, LinePanel, draw_lines
+from orchestrator.figures.lines import Line, LinePanel, draw_panel
 from orchestrator.figures.style import (
     LONE,
     PANEL_HEIGHT,
@@ -96,7 +96,7 @@ def _loss_figure(title: str, series: Mapping[str, Series]) -> bytes:
         panels.append(LinePanel("", "epoch", "top-1 (%)", lines))
     figure, axes = panel_grid(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
-        draw_lines(axis, panel)
+        draw_panel(axis, panel)
     if protocols:
         add_legend(figure, axes[1:])
     figure.suptitle(title, size=9)
@@ -109,7 +109,7 @@ def _line(label: str, number: int, series: Series) -> Line:
 
 def _layers_figure(title: str, protocol: str, accuracies: Mapping[int, float]) -> bytes:
     figure, (axis,) = panel_grid(1)
-    draw_lines(axis, LinePanel(title, "block", f"{protocol} top-1 (%)", (_line(protocol, 0, as_series(accuracies)),)))
+    draw_panel(axis, LinePanel(title, "block", f"{protocol} top-1 (%)", (_line(protocol, 0, as_series(accuracies)),)))
     whole_numbers(axis)
     return saved(figure, "png", dpi=_DPI)[0]
 

@@ -121,6 +121,14 @@ def columns_for(number: int, groups: int = 1) -> int:
     return 2 if number == 4 else min(number, _MAX_COLUMNS)
 
 
+def share_y(axes: Sequence[Axes], groups: int) -> None:
+    """One vertical scale for each run of ``groups`` panels, named where a line of panels begins."""
+    for number, axis in enumerate(axes):
+        axis.sharey(axes[number - number % groups])
+        if not at(axis).is_first_col() and number % groups:
+            axis.set_ylabel("")
+
+
 def blank(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

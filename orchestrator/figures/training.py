@@ -8,17 +8,17 @@ import numpy as np
 
 from orchestrator.figures.curves import Band, Series, band, read_series
 from orchestrator.figures.layers import whole_network_protocols
-from orchestrator.figures.lines import Line, LinePanel, draw_lines
+from orchestrator.figures.lines import Line, LinePanel, draw_panel
 from orchestrator.figures.networks import NETWORKS
 from orchestrator.figures.placement import Placement
-from orchestrator.figures.style import Form, add_legend, columns_for, panel_grid, saved
+from orchestrator.figures.style import Form, add_legend, columns_for, panel_grid, saved, share_y
 from trainers.rundir import RunDir
 
 LOSS = "train/loss"
 #: Accuracies that are drawn beside the loss, at most.
 _MAX_ACCURACIES = 3
 #: Points of all lines of a metric together: what an SVG file can carry, and what of them one line has at most.
-_MAX_POINTS, _MAX_LINE, _MIN_LINE = 15_000, 500, 60
+_MAX_POINTS, _MAX_LINE, _MIN_LINE = 15_000, 200, 60
 
 #: Metric -> its band, for the runs of one cell of the table.
 Curves = Mapping[str, Band]
@@ -66,9 +66,8 @@ def training_figure(
             for number, row in enumerate(placement.rows)
             if metric in curves.get((row, group), {})
         )
-        draw_lines(axis, LinePanel(group, "epoch", _title(metric), lines))
-    for number, axis in enumerate(axes):
-        axis.sharey(axes[number - number % groups])
+        draw_panel(axis, LinePanel(group, "epoch", _title(metric), lines))
+    share_y(axes, groups)
     add_legend(figure, axes)
     return saved(figure, *forms)
 
