@@ -16,6 +16,7 @@ from orchestrator.figures.style import (
     CHANCE,
     CHARACTER,
     GREY,
+    LONE,
     PAGE,
     Form,
     add_legend,
@@ -84,7 +85,7 @@ def per_class_figure(report: Report, placement: Placement, *forms: Form) -> tupl
     """Accuracy by class, most frequent first: a panel for each column group, a line for each row."""
     figure, axes = panel_grid(len(report.panels), share_y=True, height=_height(report.panels))
     most = max(max(panel.counts) for panel in report.panels)
-    width = PAGE / columns_for(len(axes))
+    width = PAGE / columns_for(len(axes)) if len(axes) > 1 else LONE
     for panel, axis in zip(report.panels, axes, strict=True):
         place = class_axis(panel)
         draw_lines(axis, _lines(panel, place, placement, report.protocol))
@@ -98,7 +99,8 @@ def per_class_figure(report: Report, placement: Placement, *forms: Form) -> tupl
             axis.set_xlabel(f"training images (bins of {place.size} classes)")
         else:
             _name_classes(axis, panel, place, width)
-            _draw_counts(axis, panel, most)
+            if place.size == 1:
+                _draw_counts(axis, panel, most)
         _mark_groups(axis, panel, place)
         if at(axis).is_first_col():
             axis.set_ylabel(f"{report.protocol} accuracy (%)")
@@ -129,9 +131,11 @@ def _name_classes(axis: Axes, panel: ClassPanel, place: ClassAxis, width: float)
     """Their names below the axis, level if there is room in so many inches."""
     if len(panel.classes) <= MAX_NAMED:
         names = short_labels(panel.classes, _MAX_NAME)
-        is_level = sum(len(name) + 1 for name in names) * CHARACTER < width - 0.8
+        is_level = (max(map(len, names)) + 1) * CHARACTER < (width - 0.9) / len(names)
         axis.set_xticks(range(len(names)), names, rotation=0 if is_level else 90)
-    bins = f" (bins of {place.size})" if place.size > 1 else ""
+    low, high = min(panel.counts), max(panel.counts)
+    images = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    bins = f" (bins of {place.size}; {images} images each)" if place.size > 1 else ""
     axis.set_xlabel(f"class, most frequent first{bins}")
 
 

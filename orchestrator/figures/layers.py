@@ -10,7 +10,7 @@ import numpy as np
 from orchestrator.figures.curves import Series, band
 from orchestrator.figures.lines import Line, LinePanel, draw_panel
 from orchestrator.figures.placement import Placement
-from orchestrator.figures.style import Form, add_legend, columns_for, panel_grid, saved, share_y, whole_numbers
+from orchestrator.figures.style import Form, add_legend, panel_grid, saved, share_y
 
 #: Protocol, number of the block from 1, and the network where it is not the one that the paper evaluates.
 _LAYER = re.compile(r"eval/(.+)_layer(\d+)(_[a-z]+)?/top1")
@@ -37,10 +37,9 @@ def whole_network_protocols(names: Iterable[str]) -> tuple[str, ...]:
 def layers_figure(placement: Placement, protocols: Sequence[str], *forms: Form) -> tuple[bytes, ...]:
     """Accuracy against depth: a panel for each protocol and column group, a line for each row."""
     keys = list(placement.panels(protocols))
-    figure, axes = panel_grid(len(keys), columns=columns_for(len(keys), len(placement.groups)))
+    figure, axes = panel_grid(len(keys), groups=len(placement.groups))
     for (protocol, group), axis in zip(keys, axes, strict=True):
         draw_panel(axis, LinePanel(group, "block", f"{protocol} top-1 (%)", _lines(placement, protocol, group)))
-        whole_numbers(axis)
     share_y(axes, len(placement.groups))
     add_legend(figure, axes)
     return saved(figure, *forms)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.figures.curves import Band
-from orchestrator.figures.style import look
+from orchestrator.figures.style import look, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,11 +44,12 @@ class LinePanel:
 
 
 def draw_panel(axis: Axes, panel: LinePanel) -> None:
-    """The lines with their title and labels."""
+    """The lines with their title and labels, over epochs or blocks."""
     draw_lines(axis, panel.lines)
     axis.set_title(panel.title)
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
+    whole_numbers(axis)
 
 
 def draw_lines(axis: Axes, lines: Sequence[Line]) -> None:

@@ -12,7 +12,7 @@ from orchestrator.figures.curves import Band, Floats
 from orchestrator.figures.layers import whole_network_protocols
 from orchestrator.figures.lines import Line, LinePanel, draw_panel
 from orchestrator.figures.placement import Placement
-from orchestrator.figures.style import GREY, Form, add_legend, columns_for, look, panel_grid, saved
+from orchestrator.figures.style import GREY, Form, add_legend, look, panel_grid, saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,9 +74,7 @@ def networks_figure(
     keys = list(placement.panels(protocols))
     points = {key: rows for key in keys if (rows := network_points(placement, *key))}
     leads = [panel for key in keys if (panel := _lead(placement, curves, *key)).lines]
-    figure, axes = panel_grid(
-        len(points) + len(leads), columns=columns_for(len(points) + len(leads), len(placement.groups)), height=2.6
-    )
+    figure, axes = panel_grid(len(points) + len(leads), groups=len(placement.groups), height=2.6)
     for ((protocol, group), rows), axis in zip(points.items(), axes, strict=False):
         _draw_points(axis, rows)
         axis.set_title(group)

@@ -25,7 +25,6 @@ from orchestrator.figures.style import (
     plain_ticks,
     saved,
     short_labels,
-    whole_numbers,
 )
 from trainers.rundir import Result, RunDir
 
@@ -110,7 +109,6 @@ def _line(label: str, number: int, series: Series) -> Line:
 def _layers_figure(title: str, protocol: str, accuracies: Mapping[int, float]) -> bytes:
     figure, (axis,) = panel_grid(1)
     draw_panel(axis, LinePanel(title, "block", f"{protocol} top-1 (%)", (_line(protocol, 0, as_series(accuracies)),)))
-    whole_numbers(axis)
     return saved(figure, "png", dpi=_DPI)[0]
 
 

@@ -96,36 +96,37 @@ def drawing() -> Iterator[None]:
 
 
 def panel_grid(
-    number: int, *, columns: int | None = None, height: float = PANEL_HEIGHT, share_y: bool = False
+    number: int, *, groups: int = 1, height: float = PANEL_HEIGHT, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, row by row; as wide as a page, a lone panel less.
 
     Args:
-        columns: panels side by side; by default as many as leave no large gap.
+        groups: where this is more than one, every so many panels begin a new line.
         height: of a panel, in inches.
         share_y: all panels have one vertical scale.
     """
-    columns = columns or columns_for(number)
-    rows = math.ceil(number / columns)
+    together = groups if groups > 1 else number
+    columns = columns_for(together)
+    padded = columns * math.ceil(together / columns)  # places that panels which stand together take
+    rows = padded * math.ceil(number / together) // columns
     figure = blank(PAGE if columns > 1 else LONE, height * rows)
     axes = list(figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat)
-    for unused in axes[number:]:
-        unused.remove()
-    return figure, axes[:number]
+    taken = [padded * (panel // together) + panel % together for panel in range(number)]
+    for place in set(range(len(axes))) - set(taken):
+        axes[place].remove()
+    return figure, [axes[place] for place in taken]
 
 
-def columns_for(number: int, groups: int = 1) -> int:
-    """How many of so many panels stand side by side: the column groups, if they fit; four make a square."""
-    if 1 < groups <= _MAX_COLUMNS:
-        return groups
+def columns_for(number: int) -> int:
+    """How many of so many panels stand side by side: four make a square, not three and one."""
     return 2 if number == 4 else min(number, _MAX_COLUMNS)
 
 
 def share_y(axes: Sequence[Axes], groups: int) -> None:
-    """One vertical scale for each run of ``groups`` panels, named where a line of panels begins."""
+    """One vertical scale for every ``groups`` panels, named where a line of panels begins."""
     for number, axis in enumerate(axes):
         axis.sharey(axes[number - number % groups])
-        if not at(axis).is_first_col() and number % groups:
+        if not at(axis).is_first_col() and groups > 1:
             axis.set_ylabel("")
 
 
@@ -149,8 +150,10 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> Legend | None:
         return None
     labels = sorted(handles, key=lambda label: label == CHANCE)  # chance comes last
     width, height = figure.get_size_inches()
-    columns = min(len(labels), max(1, int(width / (CHARACTER * max(map(len, labels)) + 0.5))))
-    figure.set_size_inches(width, height + 0.17 * math.ceil(len(labels) / columns) + 0.1)
+    fitting = max(1, int(width / (CHARACTER * max(map(len, labels)) + 0.5)))
+    rows = math.ceil(len(labels) / fitting)
+    columns = math.ceil(len(labels) / rows)
+    figure.set_size_inches(width, height + 0.17 * rows + 0.1)
     return figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
 
 

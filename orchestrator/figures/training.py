@@ -11,14 +11,14 @@ from orchestrator.figures.layers import whole_network_protocols
 from orchestrator.figures.lines import Line, LinePanel, draw_panel
 from orchestrator.figures.networks import NETWORKS
 from orchestrator.figures.placement import Placement
-from orchestrator.figures.style import Form, add_legend, columns_for, panel_grid, saved, share_y
+from orchestrator.figures.style import Form, add_legend, panel_grid, saved, share_y
 from trainers.rundir import RunDir
 
 LOSS = "train/loss"
 #: Accuracies that are drawn beside the loss, at most.
 _MAX_ACCURACIES = 3
 #: Points of all lines of a metric together: what an SVG file can carry, and what of them one line has at most.
-_MAX_POINTS, _MAX_LINE, _MIN_LINE = 15_000, 200, 60
+_MAX_POINTS, _MAX_LINE, _MIN_LINE = 15_000, 100, 60
 
 #: Metric -> its band, for the runs of one cell of the table.
 Curves = Mapping[str, Band]
@@ -59,7 +59,7 @@ def training_figure(
     """A panel for each metric and column group, on one scale for each metric; a line for each row."""
     keys = list(placement.panels(metrics))
     groups = len(placement.groups)
-    figure, axes = panel_grid(len(keys), columns=columns_for(len(keys), groups))
+    figure, axes = panel_grid(len(keys), groups=groups)
     for (metric, group), axis in zip(keys, axes, strict=True):
         lines = tuple(
             Line(placement.names[row], number, curves[row, group][metric])
