@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orchestrator.report.model import Comparison, Difference, Report, RowKind, SeedsNeeded
+from orchestrator.report.model import Difference, Report, RowKind, SeedsNeeded
 from orchestrator.report.statistics import MOST_SEEDS
 from orchestrator.report.wording import averaged_over, column_title, interval_text, signed, text_of
 
@@ -54,19 +54,22 @@ def _on_noise(report: Report) -> Iterator[str]:
         )
         return
     level = f"{1 - report.options.confidence:.3g}"
-    if any(comparison.is_beyond_noise for comparison in ranked):
-        yield (
-            f"Bold: the best of its column beyond noise. Every other row differs from it with p < {level} (paired t "
-            f"test over {over}, adjusted by Holm's method for the rows of the column)."
-        )
-    noisy = [_noisy(report, comparison) for comparison in ranked if not comparison.is_beyond_noise]
+    yield (
+        f"Bold is the best of a column that is beyond noise: every other row differs from it with p < {level} (paired "
+        f"t test over {over}, adjusted by Holm's method for the rows of the column)."
+    )
+    noisy: dict[str, list[str]] = {}
+    for comparison in ranked:
+        if comparison.best is not None and not comparison.is_beyond_noise:
+            noisy.setdefault(comparison.best, []).append(column_title(report.table, comparison.column))
     if noisy:
-        more = f", and {len(noisy) - _MAX_NAMED} more columns" if len(noisy) > _MAX_NAMED else ""
-        yield f"Best, but not beyond noise (p < {level}): {'; '.join(noisy[:_MAX_NAMED])}{more}."
+        leads = (f"{row} ({_named(columns)})" for row, columns in noisy.items())
+        yield f"Best, but not beyond noise: {'; '.join(leads)}."
 
 
-def _noisy(report: Report, comparison: Comparison) -> str:
-    return f"{comparison.best} in {column_title(report.table, comparison.column)}"
+def _named(columns: list[str]) -> str:
+    more = f" and {len(columns) - _MAX_NAMED} more" if len(columns) > _MAX_NAMED else ""
+    return ", ".join(columns[:_MAX_NAMED]) + more
 
 
 def _on_paper(report: Report) -> Iterator[str]:
@@ -94,10 +97,11 @@ def _differences(report: Report) -> Listing | None:
     shown = shown[:_MOST_LINES]
     versus = f"the row {options.baseline}" if options.baseline is not None else "the best row of the column"
     confidence = f"{100 * options.confidence:.3g} %"
+    points = f"{options.detect:g} point{'' if options.detect == 1 else 's'}"
     about = (
         f"Each row minus {versus}, over pairs of runs that agree in {averaged_over(table)}. Interval: {confidence}, of "
         "each difference by itself. p: paired t test, two-sided, adjusted by Holm's method within the column. Runs "
-        f"needed: pairs that would show a difference of {options.detect:g} points in 80 % of experiments, from the "
+        f"needed: pairs that would show a difference of {points} in 80 % of experiments, from the "
         "spread seen; in brackets from the upper 80 % limit of that spread."
     )
     if len(shown) < len(rows):
@@ -153,10 +157,11 @@ def _paper(report: Report) -> Listing | None:
     table = report.table
     found = [
         (column, row.label, cell, cell.reference)
+        for place, column in enumerate(table.columns)
         for row in table.rows
         if row.kind is RowKind.RUNS
-        for column, cell in zip(table.columns, row.cells, strict=True)
-        if cell.reference is not None and cell.reference.interval is not None
+        and (cell := row.cells[place]).reference is not None
+        and cell.reference.interval is not None
     ]
     if not found:
         return None

@@ -9,7 +9,10 @@ from importlib.resources import files
 from orchestrator.report.comparing import listings, sentences
 from orchestrator.report.markdown import MOST_UNFINISHED
 from orchestrator.report.model import DrawnFigure, Report, RowKind
-from orchestrator.report.wording import caption, lines_of, metric_titles
+from orchestrator.report.wording import blocks_of, caption, lines_of, metric_titles
+
+#: Columns of numbers that a screen and a page are wide enough for.
+_MAX_COLUMNS = 8
 
 
 def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
@@ -25,14 +28,20 @@ def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
         caption=caption(report),
         titles=metric_titles(table),
         per_group=len(table.metrics),
-        lines=[
+        blocks=[
             {
-                "label": line.label,
-                "is_runs": line.kind is RowKind.RUNS,
-                "is_paper": line.is_paper,
-                "texts": line.texts,
+                "groups": block.groups,
+                "lines": [
+                    {
+                        "label": line.label,
+                        "is_runs": line.kind is RowKind.RUNS,
+                        "is_paper": line.is_paper,
+                        "texts": block.texts(line),
+                    }
+                    for line in lines_of(table)
+                ],
             }
-            for line in lines_of(table)
+            for block in blocks_of(table, _MAX_COLUMNS)
         ],
         sentences=sentences(report),
         listings=listings(report),

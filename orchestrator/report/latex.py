@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.report.comparing import Listing, listings, sentences
 from orchestrator.report.model import Report, RowKind, Table
-from orchestrator.report.wording import CellText, Line, caption, lines_of, metric_titles
+from orchestrator.report.wording import Block, CellText, Line, blocks_of, caption, lines_of, metric_titles
 
 #: Columns of numbers that fit on a page side by side.
-_MAX_COLUMNS = 8
+_MAX_COLUMNS = 6
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -44,9 +44,9 @@ def latex(report: Report) -> str:
     """
     blocks = [
         "% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}.",
-        _floating("\n\\par\\medskip\n".join(_tabulars(report.table)), [caption(report), *sentences(report)]),
+        _floating("\n\\par\\medskip\n".join(_tabulars(report.table)), caption(report), sentences(report)),
     ]
-    blocks += [_floating(_listing(listing), [f"{listing.title}.", listing.about]) for listing in listings(report)]
+    blocks += [_floating(_listing(listing), f"{listing.title}.", [listing.about]) for listing in listings(report)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -55,27 +55,19 @@ def escape(text: str) -> str:
     return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
 
 
-def _floating(body: str, sentences: Sequence[str]) -> str:
-    text = escape(" ".join(sentences))
-    return f"\\begin{{table}}\n\\centering\\small\n{body}\n\\caption{{{text}}}\n\\end{{table}}"
+def _floating(body: str, caption: str, below: Sequence[str]) -> str:
+    notes = f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{\\footnotesize {escape(' '.join(below))}}}\n" if below else ""
+    return f"\\begin{{table}}\n\\centering\\small\n\\caption{{{escape(caption)}}}\n{body}\n{notes}\\end{{table}}"
 
 
 def _tabulars(table: Table) -> Iterator[str]:
     lines = list(lines_of(table))
-    per_group = len(table.metrics)
-    at_once = max(1, _MAX_COLUMNS // per_group)
-    for first in range(0, len(table.groups), at_once):
-        groups = table.groups[first : first + at_once]
-        yield _tabular(table, groups, lines, range(first * per_group, (first + len(groups)) * per_group))
+    for block in blocks_of(table, _MAX_COLUMNS):
+        yield _tabular(table, block, lines)
 
 
-def _tabular(table: Table, groups: Sequence[str], lines: Sequence[Line], columns: range) -> str:
-    """Some column groups of the table.
-
-    Args:
-        columns: their places among the table's columns.
-    """
-    per_group = len(table.metrics)
+def _tabular(table: Table, block: Block, lines: Sequence[Line]) -> str:
+    per_group, groups = len(table.metrics), block.groups
     head = [
         _joined(["", *(f"\\multicolumn{{{per_group}}}{{c}}{{{escape(group)}}}" for group in groups)]),
         " ".join(
@@ -92,8 +84,8 @@ def _tabular(table: Table, groups: Sequence[str], lines: Sequence[Line], columns
             body.append(r"\midrule")
         was_runs = is_runs
         label = f"\\quad\\emph{{{escape(line.label)}}}" if line.is_paper else escape(line.label)
-        body.append(_joined([label, *(_cell(line.texts[column]) for column in columns)]))
-    return _ruled("l" + "r" * len(columns), [*head, *body])
+        body.append(_joined([label, *map(_cell, block.texts(line))]))
+    return _ruled("l" + "r" * len(block.columns), [*head, *body])
 
 
 def _listing(listing: Listing) -> str:

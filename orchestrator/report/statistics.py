@@ -17,6 +17,8 @@ POWER = 0.8
 SPREAD_CONFIDENCE = 0.8
 #: More seeds than anybody trains: where the search ends.
 MOST_SEEDS = 100_000
+#: Noncentrality beyond which SciPy's distribution gives up.
+_LARGE_SHIFT = 20.0
 #: Differences that spread by less than this share of the values differ by rounding only.
 _ROUNDING = 1e-9
 
@@ -94,25 +96,34 @@ def paired_power(effect: float, n: int, confidence: float) -> float:
     """Probability that a two-sided paired t test of ``n`` pairs finds a true difference of ``effect`` deviations."""
     special = _special()
     shift = effect * math.sqrt(n)
-    if shift > 30:  # beyond what the noncentral distribution is computed for, and certain
-        return 1.0
     critical = float(special.stdtrit(n - 1, (1 + confidence) / 2))
-    upper, lower = special.nctdtr(n - 1, shift, critical), special.nctdtr(n - 1, shift, -critical)
-    return float(1 - upper + lower)
+    if shift > _LARGE_SHIFT:  # the noise of the mean is nothing beside it; what is left is that of the deviation
+        return float(special.chdtr(n - 1, (n - 1) * (shift / critical) ** 2))
+    wrong = float(special.nctdtr(n - 1, shift, -critical))
+    # NaN where it is too rare for SciPy to say how rare.
+    return float(1 - special.nctdtr(n - 1, shift, critical)) + (0.0 if math.isnan(wrong) else wrong)
 
 
 def _pairs_for(effect: float, confidence: float) -> int:
-    enough = 2
-    while enough < MOST_SEEDS and paired_power(effect, enough, confidence) < POWER:
-        enough *= 2
-    too_few, enough = max(1, enough // 2), min(enough, MOST_SEEDS)
+    """The fewest pairs whose test has :data:`POWER`, by galloping and halving from below."""
+    special = _special()
+    # With a known deviation the test would be normal and need fewer.
+    normal = ((special.ndtri((1 + confidence) / 2) + special.ndtri(POWER)) / effect) ** 2
+    if normal >= MOST_SEEDS:
+        return MOST_SEEDS
+    too_few, step = max(1, int(normal)), 1
+    if too_few > 1 and paired_power(effect, too_few, confidence) >= POWER:
+        too_few = 1  # tests at low confidence, which also find the wrong sign now and then
+    while paired_power(effect, too_few + step, confidence) < POWER:
+        too_few, step = too_few + step, 2 * step
+    enough = too_few + step
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
         if paired_power(effect, middle, confidence) < POWER:
             too_few = middle
         else:
             enough = middle
-    return enough
+    return min(enough, MOST_SEEDS)
 
 
 def _spreads(std: float, size: float) -> bool:

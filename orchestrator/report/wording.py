@@ -50,6 +50,31 @@ def lines_of(table: Table) -> Iterator[Line]:
             )
 
 
+@dataclass(frozen=True)
+class Block:
+    """Column groups that stand side by side.
+
+    Attributes:
+        columns: their places among the table's columns.
+    """
+
+    groups: tuple[str, ...]
+    columns: range
+
+    def texts(self, line: Line) -> tuple[CellText, ...]:
+        """The part of a line that is in these columns."""
+        return line.texts[self.columns.start : self.columns.stop]
+
+
+def blocks_of(table: Table, most: int) -> Iterator[Block]:
+    """The table in parts of at most ``most`` columns that stand one below the other; never less than a group."""
+    per_group = len(table.metrics)
+    at_once = max(1, most // per_group)
+    for first in range(0, len(table.groups), at_once):
+        groups = table.groups[first : first + at_once]
+        yield Block(groups, range(first * per_group, (first + len(groups)) * per_group))
+
+
 def text_of(cell: Cell, metric: str) -> CellText:
     """``71.2 ± 0.4`` and ``(3)``, or ``(2 of 3)`` where runs are missing; why, where all are; a dash where none are.
 
