@@ -12,6 +12,7 @@ import time
 import torch
 import torch.distributed as dist
 
+from trainers.best import NotMeasured
 from trainers.checkpoint import CheckpointError, ForeignCheckpoint
 from trainers.data import DataProblem
 from trainers.loop import Diverged
@@ -58,7 +59,7 @@ def record(run_dir: RunDir, attempt: int, failure: RankFailure) -> None:
 
 def _reason(error: Exception) -> StopReason:
     match error:
-        case ConfigProblem() | ForeignCheckpoint():
+        case ConfigProblem() | ForeignCheckpoint() | NotMeasured():
             return StopReason.CONFIG
         case DataProblem():
             return StopReason.DATA

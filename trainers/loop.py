@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainers.assessment import QUICK
 from trainers.batch import Batch
+from trainers.best import consider
 from trainers.checkpoint import write_encoder
 from trainers.distributed import rank
 from trainers.means import Sums
@@ -170,6 +171,7 @@ def assess(training: Training) -> None:
     """Evaluate the encoders in the middle of the training."""
     training.journal.enter(Phase.EVALUATING)
     assessment = training.assessor.assess(training.method, protocols=QUICK)
+    consider(training, assessment.metrics)
     training.journal.write(training.step, training.progress.epoch, assessment.metrics)
     training.journal.enter(Phase.TRAINING)
     training.speed.restart()
@@ -181,7 +183,7 @@ def keep_encoder(training: Training) -> None:
     if rank() == 0:
         network, encoder = next(iter(training.method.encoders().items()))
         write_encoder(
-            training.run_dir.checkpoints_dir / f"encoder_epoch_{epoch}.safetensors",
+            training.run_dir.epoch_encoder_path(epoch),
             encoder.state_dict(),
             run_id=training.run_id,
             network=network,

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from trainers import failure
 from trainers.assessment import QUICK
+from trainers.best import consider, show
 from trainers.build import build, read_spec
 from trainers.checkpoint import write_encoder
 from trainers.config.advice import long_queue
@@ -208,6 +209,8 @@ def resume(training: Training, earlier: Result | None) -> None:
     if step >= 0:
         restore(training, training.checkpoints.read(step))
         logger.info("going on from step %d of %d", step, training.total_steps)
+    if earlier is None:
+        show(training)
 
 
 def finish(training: Training, earlier: Result | None) -> None:
@@ -220,6 +223,8 @@ def finish(training: Training, earlier: Result | None) -> None:
     known = {} if earlier is None else earlier.protocols
     training.journal.enter(Phase.EVALUATING)
     assessment = training.assessor.assess(training.method, skip={key for key in asked if asked[key] == known.get(key)})
+    if earlier is None:
+        consider(training, assessment.metrics)
     training.journal.write(training.step, training.progress.epoch, assessment.metrics)
     metrics_offset = training.journal.sync()
     if rank() != 0:

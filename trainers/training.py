@@ -14,6 +14,7 @@ from torch import nn
 
 from trainers import schedule
 from trainers.assessment import Assessment, Assessor
+from trainers.best import Best
 from trainers.checkpoint import Checkpoints
 from trainers.config import RunConfig
 from trainers.data.loader import TrainLoader
@@ -37,6 +38,7 @@ class Training:
         means: of the values logged since the last line of metrics.
         step: optimizer steps done.
         untrained: evaluation of the encoder before the first step; None if it is not wanted or not done yet.
+        best: the encoder as of its best evaluation, on rank 0 alone; None if it is not wanted or none was done yet.
     """
 
     run_dir: RunDir
@@ -55,6 +57,12 @@ class Training:
     speed: Speedometer
     step: int = 0
     untrained: Assessment | None = None
+    best: Best | None = None
+
+    @property
+    def is_first_rank(self) -> bool:
+        """Whether this process is the one that writes."""
+        return rank() == 0
 
     @property
     def total_steps(self) -> int:
@@ -86,6 +94,7 @@ def capture(training: Training, sums: Sums) -> dict[str, Any]:
         "optimizer": training.optimizer.state_dict(),
         "sums": {"names": list(sums.names), "table": sums.table},
         "untrained": training.untrained.to_state() if training.untrained is not None else None,
+        "best": training.best.to_state() if training.best is not None else None,
     }
 
 
@@ -97,6 +106,11 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     sums = Sums(tuple(state["sums"]["names"]), state["sums"]["table"])
     training.means.restore(sums, rank(), world_size())
     training.untrained = Assessment.from_state(state["untrained"]) if state["untrained"] is not None else None
+    best = state.get("best")
+    # A best by another metric is none: the experiment asks for another one by now.
+    if best is not None and best["metric"] != training.config.runtime.keep_best:
+        best = None
+    training.best = Best.from_state(best) if best is not None and rank() == 0 else None
 
 
 def all_ranks() -> dist.ProcessGroup | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from trainers.config.backbones import Backbone, ResNet18, ViT
 from trainers.config.data import Augment, Data, ViewOverrides
@@ -28,6 +29,9 @@ class Runtime(Section):
     checkpoint_every_s: NonNegativeFloat = 300.0
     #: Keep the encoder of every so many epochs for ever.
     keep_every_epochs: PositiveInt | None = None
+    #: Keep the encoder as of the highest value of this metric of k-NN, such as ``eval/knn/top1``; of equals, the first.
+    #: It is measured at ``evaluate.knn.every_epochs`` and at the end.
+    keep_best: Annotated[str, Field(pattern=r"^eval/knn[^/]*/(top1|many|medium|few)$")] | None = None
     compile: bool = False
     channels_last: bool = False
     #: Compute the blocks of a vision transformer again in the backward pass instead of keeping what they computed:
@@ -110,6 +114,12 @@ def inconsistencies(config: RunConfig) -> Iterator[Inconsistent]:
             "runtime.gradient_checkpointing",
             f"gradient_checkpointing=true computes the blocks of a vision transformer again, and {backbone.name} is "
             "none; set it to false",
+        )
+    knn = config.evaluate.knn
+    if config.runtime.keep_best is not None and (knn is None or knn.every_epochs is None):
+        yield Inconsistent(
+            "runtime.keep_best",
+            f"keep_best={config.runtime.keep_best} is not measured before the end; set evaluate.knn.every_epochs",
         )
     if train.schedule.warmup_epochs > train.epochs:
         yield Inconsistent(

@@ -48,6 +48,18 @@ class RunDir:
         return self.checkpoints_dir / "encoder.safetensors"
 
     @property
+    def best_encoder_path(self) -> Path:
+        """The encoder as of the best evaluation so far, where ``runtime.keep_best`` asks for it.
+
+        Step and value are in its metadata.
+        """
+        return self.checkpoints_dir / "encoder_best.safetensors"
+
+    def epoch_encoder_path(self, epoch: int) -> Path:
+        """The encoder at the end of an epoch (from 1), where ``runtime.keep_every_epochs`` asks for it."""
+        return self.checkpoints_dir / f"encoder_epoch_{epoch}.safetensors"
+
+    @property
     def dataset_path(self) -> Path:
         """Index list, class histogram and digests of the images that the run trains and is evaluated on."""
         return self.path / "dataset.json"
