@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
+from orchestrator.state import Cause
 from trainers.rundir import AttemptRecord, Phase, RunDir
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
 #: One run of each method.
 SMALL = ("seed=0", "data.profile={name: long_tailed, imbalance: 10}", "train.epochs=20")
-
-
-def as_options(settings: tuple[str, ...]) -> tuple[str, ...]:
-    """Settings as the command line takes them."""
-    return tuple(part for setting in settings for part in ("--set", setting))
 
 
 @dataclass
@@ -81,6 +81,16 @@ class Sweep:
                 found += [(run_dir, attempt)] if attempt is not None and attempt.ended is None else []
         return found
 
+    def comes_to_train(self, timeout_s: float = 120) -> bool:
+        """Wait until a run trains. False if the sweep is over before; an assertion fails that waits for longer."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_over():
+            if self.in_training():
+                return True
+            assert time.monotonic() < deadline, f"no run trained for {timeout_s:.0f} s: {self.output()}"
+            time.sleep(0.2)
+        return False
+
     def is_over(self) -> bool:
         return self.process.poll() is not None
 
@@ -93,3 +103,68 @@ def ended_at_last(sweep: Sweep) -> Iterator[Sweep]:
     finally:
         if not sweep.is_over():
             sweep.kill()
+
+
+class Cluster(Protocol):
+    """Where a sweep is disturbed."""
+
+    def environment(self) -> dict[str, str]:
+        """In which a controller finds it."""
+
+
+ClusterT = TypeVar("ClusterT", bound=Cluster)
+
+
+def kill_controller(cluster: Cluster, sweep: Sweep, rng: random.Random) -> None:
+    """The controller dies, and for a while there is none."""
+    if not sweep.is_over():
+        sweep.kill()
+        time.sleep(rng.uniform(0, 5))
+        sweep.start("watch")
+
+
+def disturbed_as_undisturbed(
+    folder: Path,
+    settings: Sequence[str],
+    backend: str,
+    cluster: ClusterT,
+    disturbances: Sequence[Callable[[ClusterT, Sweep, random.Random], None]],
+    numbers_of: Callable[[RunDir], dict[str, Any]],
+) -> list[AttemptRecord]:
+    """Carry the quickstart out locally and, disturbed whenever a run trains, on a backend; both have the same numbers.
+
+    Args:
+        settings: of the command line's ``--set``, for both.
+        disturbances: each takes something away from the sweep, by chance, and may give it back.
+
+    Returns:
+        The attempts of the disturbed sweep, each of which ended in a way that its disturbances explain.
+    """
+    options = tuple(part for setting in settings for part in ("--set", setting))
+    with ended_at_last(Sweep(folder / "undisturbed", (*options, "--backend=local"))) as undisturbed:
+        undisturbed.start_on_file("run")
+        assert undisturbed.wait() == 0, undisturbed.output()
+    rng, started = random.Random(4), time.monotonic()
+    disturbed_options = (*options, f"--backend={backend}", "--set", "backend.grace_s=5")
+    with ended_at_last(Sweep(folder / "disturbed", disturbed_options, cluster.environment())) as disturbed:
+        disturbed.start_on_file("submit")
+        assert disturbed.wait() == 0, disturbed.output()
+        disturbed.start("watch")
+        happened: Counter[str] = Counter()
+        for disturb in disturbances:
+            if not disturbed.comes_to_train():
+                break
+            disturb(cluster, disturbed, rng)
+            happened[disturb.__name__] += 1
+        assert disturbed.wait() == 0, disturbed.output()
+
+    attempts = disturbed.attempts()
+    causes = Counter(record.cause for record in attempts)
+    print(f"{dict(happened)}: {len(attempts)} attempts, {dict(causes)}, {time.monotonic() - started:.0f} s")
+    expected = {run_dir.path.name: numbers_of(run_dir) for run_dir in undisturbed.run_dirs()}
+    found = {run_dir.path.name: numbers_of(run_dir) for run_dir in disturbed.run_dirs()}
+    assert found == expected
+    assert set(happened) == {disturb.__name__ for disturb in disturbances}, "it was over too early"
+    assert causes[Cause.DONE] == len(expected)
+    assert set(causes) <= {Cause.DONE, Cause.PREEMPTED, Cause.NODE_FAIL, Cause.LOST}
+    return attempts

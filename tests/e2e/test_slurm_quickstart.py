@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.state import Cause
-from tests.e2e.quickstart import SMALL, Sweep, as_options, ended_at_last
+from tests.e2e.quickstart import SMALL, Sweep, disturbed_as_undisturbed, kill_controller
 from tests.integration.slurm.cluster import Cluster
 from tests.integration.slurm.conftest import cluster  # noqa: F401 - a fixture
 from trainers.rundir import RunDir
@@ -35,17 +34,6 @@ def kill_node(cluster: Cluster, sweep: Sweep, rng: random.Random) -> None:  # no
         cluster.start_node(node)
 
 
-def kill_controller(cluster: Cluster, sweep: Sweep, rng: random.Random) -> None:  # noqa: F811
-    """The controller dies, and for a while there is none."""
-    if not sweep.is_over():
-        sweep.kill()
-        time.sleep(rng.uniform(0, 5))
-        sweep.start("watch")
-
-
-Disturbance = Callable[[Cluster, Sweep, random.Random], None]
-
-
 @pytest.mark.parametrize(
     ("settings", "disturbances"),
     [
@@ -60,36 +48,11 @@ Disturbance = Callable[[Cluster, Sweep, random.Random], None]
 )
 def test_a_disturbed_sweep_has_the_numbers_of_an_undisturbed_one(
     settings: tuple[str, ...],
-    disturbances: list[Disturbance],
+    disturbances: list[Any],
     cluster: Cluster,  # noqa: F811
     tmp_path: Path,
     numbers_of: Callable[[RunDir], dict[str, Any]],
 ) -> None:
-    options = as_options(settings)
-    with ended_at_last(Sweep(tmp_path / "undisturbed", (*options, "--backend=local"))) as undisturbed:
-        undisturbed.start_on_file("run")
-        assert undisturbed.wait() == 0, undisturbed.output()
-    rng, started = random.Random(4), time.monotonic()
-    disturbed_options = (*options, "--backend=slurm", "--set", "backend.grace_s=5")
-    with ended_at_last(Sweep(tmp_path / "disturbed", disturbed_options, cluster.environment())) as disturbed:
-        disturbed.start_on_file("submit")
-        assert disturbed.wait() == 0, disturbed.output()
-        disturbed.start("watch")
-        happened: Counter[str] = Counter()
-        for disturb in disturbances:
-            cluster.wait_for(lambda: disturbed.is_over() or disturbed.in_training(), 120)
-            if disturbed.is_over():
-                break
-            disturb(cluster, disturbed, rng)
-            happened[disturb.__name__] += 1
-        assert disturbed.wait() == 0, disturbed.output()
+    attempts = disturbed_as_undisturbed(tmp_path, settings, "slurm", cluster, disturbances, numbers_of)
 
-    attempts = disturbed.attempts()
-    causes = Counter(record.cause for record in attempts)
-    print(f"{dict(happened)}: {len(attempts)} attempts, {dict(causes)}, {time.monotonic() - started:.0f} s")
-    expected = {run_dir.path.name: numbers_of(run_dir) for run_dir in undisturbed.run_dirs()}
-    found = {run_dir.path.name: numbers_of(run_dir) for run_dir in disturbed.run_dirs()}
-    assert found == expected
-    assert set(happened) == {disturb.__name__ for disturb in disturbances}, "it was over too early"
-    assert causes[Cause.DONE] == len(expected) and causes[Cause.PREEMPTED] >= 1
-    assert set(causes) <= {Cause.DONE, Cause.PREEMPTED, Cause.NODE_FAIL, Cause.LOST}
+    assert any(record.cause == Cause.PREEMPTED for record in attempts)
