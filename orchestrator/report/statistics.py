@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from orchestrator.report.model import Estimate, Interval, PairedDifference, SeedsNeeded
@@ -24,11 +24,12 @@ _ROUNDING = 1e-9
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
-    """Mean and sample standard deviation; None of nothing."""
+    """Mean and sample standard deviation, NaN where a value is not finite; None of nothing."""
     known = list(values)
     if not known:
         return None
-    return Estimate(fmean(known), stdev(known) if len(known) > 1 else None, len(known))
+    mean = fmean(known) if all(map(math.isfinite, known)) else math.nan
+    return Estimate(mean, _deviation(known, mean) if len(known) > 1 else None, len(known))
 
 
 def mean_interval(mean: float, std: float | None, n: int, confidence: float) -> Interval | None:
@@ -50,7 +51,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], confidenc
     n, mean = len(differences), fmean(differences)
     if n < 2:
         return PairedDifference(mean, None, n, None, None)
-    std = stdev(differences)
+    std = _deviation(differences, mean)
     size = max(map(abs, (*first, *second)))
     if not _spreads(std, size):
         return PairedDifference(mean, 0.0, n, None, None if _spreads(abs(mean), size) else 1.0)
@@ -124,6 +125,11 @@ def _pairs_for(effect: float, confidence: float) -> int:
         else:
             enough = middle
     return min(enough, MOST_SEEDS)
+
+
+def _deviation(values: Sequence[float], mean: float) -> float:
+    """Of a sample around its mean. NaN goes through, which the standard library's refuses."""
+    return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
 
 
 def _spreads(std: float, size: float) -> bool:

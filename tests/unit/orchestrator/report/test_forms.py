@@ -1,0 +1,145 @@
+"""Every form in which a report is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.report import build_report, render_summary, write_report
+from orchestrator.report.csv_tables import runs_csv, summary_csv
+from orchestrator.report.html import html
+from orchestrator.report.markdown import escape, markdown
+from orchestrator.report.model import Cell, Report
+from orchestrator.report.wording import cell_text
+from orchestrator.runs import ExperimentView, ReportOptions, RunView
+from orchestrator.state import RunState
+from tests.unit.orchestrator.report.fabricated import FIGURE, TOP1, report_on, run, texts, with_gaps
+from trainers.config import ISD, RunConfig
+from trainers.rundir import Result, RunDir, atomic
+
+
+@pytest.fixture
+def full() -> Report:
+    return with_gaps()
+
+
+def test_markdown_is_a_table_of_equal_lines(full: Report) -> None:
+    text = markdown(full, [FIGURE])
+    table = [line for line in text.splitlines() if line.startswith("|")][:6]
+    assert {line.count("|") for line in table} == {10}
+    assert "| isd | 71.0 ± 1.4 (2) | 81.0 ± 1.4 (2) |" in text
+    assert "| moco\\_v2 · balanced · seed=0 |" in text
+    assert "![Accuracy](per_class.png)" in text
+
+
+def test_text_from_files_cannot_break_the_table() -> None:
+    assert escape("a|b\n<script> `x` [y]") == "a\\|b \\<script\\> \\`x\\` \\[y\\]"
+
+
+class Page(HTMLParser):
+    """Tags and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+
+def test_the_page_needs_nothing_from_elsewhere(full: Report) -> None:
+    page = Page(html(full, [FIGURE]))
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
+    sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
+    assert len(sources) == 1
+    assert str(sources[0]).startswith("data:image/svg+xml;base64,")
+    assert {"71.0 ± 1.4", "(2)", "failed: 2", "60.0", "(1 of 2)"} <= set(page.texts)
+
+
+def test_the_page_escapes_what_users_wrote() -> None:
+    made = run("<b>isd</b>", "balanced", 0, None, RunState.FAILED)
+    page = Page(html(report_on(replace(made, reason="<script>alert(1)</script>"))))
+    assert not {tag for tag, _ in page.tags} & {"script", "b"}
+    assert "<script>alert(1)</script>" in page.texts
+
+
+def test_csv_holds_every_value_in_full(full: Report) -> None:
+    rows = list(csv.DictReader(io.StringIO(runs_csv(full))))
+    failed = [row for row in rows if row["state"] == "failed"]
+    assert [(row["metric"], row["value"]) for row in failed] == [("", "")] * 2
+    first = next(row for row in rows if row["metric"] == "train/loss")
+    assert (first["method"], first["data.profile"], first["seed"], first["value"]) == (
+        "isd",
+        "balanced",
+        "0",
+        "1.23456",
+    )
+    cells = list(csv.DictReader(io.StringIO(summary_csv(full))))
+    isd = next(row for row in cells if (row["row"], row["column"], row["metric"]) == ("isd", "balanced", TOP1))
+    assert (float(isd["mean"]), float(isd["std"]), isd["n"], isd["expected"]) == (71.0, 2**0.5, "2", "2")
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 30])
+def test_the_terminal_shows_every_value_at_any_width(full: Report, width: int) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, color_system=None)
+    console.print(render_summary(full, width))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    shown = " ".join(" ".join(lines).split())
+    if width >= 60:
+        assert "71.0 ± 1.4 (2)" in shown
+        assert "failed: 2" in shown
+    assert "…" not in shown
+
+
+def test_an_empty_cell_has_no_value() -> None:
+    assert cell_text(Cell(None, 0), TOP1) == "–"
+    assert cell_text(Cell(None, 2, {RunState.RUNNING: 1, RunState.FAILED: 1}), TOP1) == "running: 1, failed: 1"
+
+
+def test_files_are_written_from_run_directories(tmp_path: Path) -> None:
+    views = []
+    for position, seed in enumerate((1, 0)):
+        run_dir = RunDir(tmp_path / "runs" / f"{seed:012x}")
+        run_dir.path.mkdir(parents=True)
+        config = RunConfig(method=ISD(), seed=seed).model_dump(mode="json")
+        atomic.write_json(run_dir.spec_path, {"config": config})
+        made = run("isd", "balanced", seed, 70.0 + seed)
+        result = Result(
+            run_id=f"{seed:012x}",
+            steps=10,
+            epochs=1,
+            metrics=dict(made.metrics),
+            per_class={"knn": dict(made.per_class["knn"])},
+            class_counts=dict(made.class_counts),
+            groups=dict(made.groups),
+        )
+        atomic.write_json(run_dir.result_path, result.to_json())
+        axes = {"method": "isd", "seed": str(seed)}
+        views.append(RunView(result.run_id, 1 - position, axes, RunState.RUNNING, "", "local", "", 1, run_dir))
+    options = ReportOptions(columns=("data.profile", "train.epochs"))
+    experiment = ExperimentView("digits", "", Path("digits.yaml"), ("method", "seed"), options)
+
+    report = build_report(experiment, views)
+    assert texts(report) == {"isd": {"balanced, 200": "70.5 ± 0.7 (2)"}, "chance": {"balanced, 200": "33.3"}}
+    assert [item.labels["seed"] for item in report.runs] == ["0", "1"]
+
+    paths = write_report(report, tmp_path / "report", [FIGURE])
+    names = [path.name for path in paths]
+    assert names[:6] == ["report.md", "report.html", "report.tex", "summary.csv", "differences.csv", "runs.csv"]
+    assert {"per_class.svg", "per_class.png"} <= set(names)
+    before = {path: path.read_bytes() for path in paths}
+    write_report(report, tmp_path / "report", [FIGURE])
+    assert {path: path.read_bytes() for path in paths} == before, "the same report is not the same file"
