@@ -37,11 +37,16 @@ class Confusion:
 
 def confusion_figure(title: str, confusion: Confusion) -> bytes:
     """Shares of each true class, as PNG: with numbers and names where there are few classes, in blocks where many."""
+    from matplotlib.colors import PowerNorm
+
     size = math.ceil(len(confusion.classes) / _MAX_DRAWN)
     shares = row_shares(in_blocks(confusion.matrix, size))
     figure = blank(5.2, 4.6)
     axis = figure.add_subplot()
-    image = axis.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    # The root shows rare confusions, which are the interesting ones, beside a strong diagonal.
+    colours, end = PowerNorm(0.5, vmin=0, vmax=100), len(confusion.classes) - 0.5
+    extent = (-0.5, end, end, -0.5)
+    image = axis.imshow(100 * shares, cmap="Blues", norm=colours, interpolation="nearest", extent=extent)
     axis.grid(visible=False)
     axis.spines[["top", "right"]].set_visible(True)
     _name_classes(axis, confusion.classes, size)
@@ -80,5 +85,5 @@ def _write_numbers(axis: Axes, percent: Floats) -> None:
     for (row, column), share in np.ndenumerate(percent):
         if share >= 0.5:  # an empty field says as much as a zero, and more quietly
             axis.text(
-                column, row, f"{share:.0f}", ha="center", va="center", color="white" if share > 55 else "black", size=7
+                column, row, f"{share:.0f}", ha="center", va="center", color="white" if share > 35 else "black", size=7
             )

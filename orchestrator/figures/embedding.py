@@ -60,6 +60,7 @@ def embedding_figure(title: str, embedding: Embedding) -> bytes:
         axis.scatter(points[:, 0], points[:, 1], s=7, c=labels, cmap="nipy_spectral", alpha=0.7, linewidths=0)
     axis.set_xticks([])
     axis.set_yticks([])
+    axis.spines[:].set_visible(False)
     axis.set_aspect("equal", adjustable="datalim")
     part = f"{len(points):,} of {len(embedding.points):,}" if step > 1 else f"{len(points):,}"
     axis.set_xlabel(f"{embedding.method} of {part} test images, {len(names)} classes")

@@ -55,12 +55,12 @@ def draw_panel(axis: Axes, panel: LinePanel) -> None:
 def draw_lines(axis: Axes, lines: Sequence[Line]) -> None:
     """Each line with a band of one standard deviation to each side, where there is one and lines are not too many."""
     for line in lines:
-        _draw_mean(axis, line)
+        _draw_mean(axis, line, is_marked=len(lines) > 1 or len(line.band.x) <= _MAX_MARKED)
         if len(lines) <= MAX_BANDS:
             _draw_band(axis, line, 0.15 if len(lines) <= _FEW_BANDS else 0.07)
 
 
-def _draw_mean(axis: Axes, line: Line) -> None:
+def _draw_mean(axis: Axes, line: Line, *, is_marked: bool) -> None:
     own, band = look(line.number), line.band
     points = len(band.x)
     # Staggered, so that the markers of lines that run close together do not cover each other.
@@ -69,7 +69,7 @@ def _draw_mean(axis: Axes, line: Line) -> None:
         band.x,
         band.mean,
         color=own.colour,
-        marker=own.marker,
+        marker=own.marker if is_marked else None,
         linestyle=own.dash,
         markevery=(line.number * every // 5 % every, every),
         label=line.label,

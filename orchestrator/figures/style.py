@@ -159,9 +159,11 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> Legend | None:
 
 def saved(figure: Figure, *forms: Form, dpi: int = 200) -> tuple[bytes, ...]:
     """The figure as files of these forms."""
-    # The layout is worked out once, and not for every form again.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    # The layout is worked out once. Left in place, it would be worked out again, and drawn twice, for every form.
+    layout = figure.get_layout_engine()
+    assert layout is not None, "a figure is saved once"
+    layout.execute(figure)
+    figure.set_layout_engine(None)
     contents = []
     for form in forms:
         data = io.BytesIO()
