@@ -108,8 +108,9 @@ def pages(uri: str, experiment: ExperimentView | None) -> list[Page]:
         listed.append(Page("means", f"{runs}{MEANS_VIEW}&{_CHARTS}"))
     compared = _runs_to_compare(uri, experiment, found.experiment_id)
     if len(compared) > 1:
+        # MLflow's page takes the runs from the first word only.
         ids = f"runs={_listed(compared)}&experiments={_listed([found.experiment_id])}"
-        listed.append(Page("compare", f"#/compare-runs?{_MODE}&{ids}"))
+        listed.append(Page("compare", f"#/compare-runs?{ids}&{_MODE}"))
     return listed
 
 
