@@ -5,10 +5,6 @@ Everything that can be known to be wrong is said before anything is written; aft
 
 from __future__ import annotations
 
-import functools
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.backends.base import Backend, JobShape, Terms
 from orchestrator.controller import Controller, job_shape
+from orchestrator.data_check import DataProblem, read_data
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.experiment import Cell, Experiment
 from orchestrator.ledger import JobRow, Ledger, NewRun
@@ -26,9 +23,6 @@ from orchestrator.studies import Study, StudyDir, position_of, studies_of
 from orchestrator.workspace import Workspace
 from trainers.config import Balanced, Data, Full, ListFile, LongTailed, RunConfig
 from trainers.rundir import RunDir, atomic
-
-#: Exit code of the check of data sets when one of them cannot be trained on.
-_DATA_PROBLEM = 2
 
 #: Images of the rarest digit in the pool: a profile with this imbalance leaves every class an image.
 _DIGITS_IN_SMALLEST_CLASS = 124
@@ -81,26 +75,16 @@ def check_data(experiment: Experiment, workspace: Workspace) -> None:
     cells = list(asked.values())
     folder = Path.cwd()
     sections = [_data_sets(RunSpec.of(cell.config, {}, folder).config)[number] for cell, number in cells]
-    answer = subprocess.run(
-        [sys.executable, "-m", "trainers.data", str(workspace.cache_dir)],
-        input=json.dumps([section.model_dump(mode="json") for section in sections]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode == 0:
+    answer = read_data(sections, workspace.cache_dir)
+    if not isinstance(answer, DataProblem):
         return
-    if answer.returncode != _DATA_PROBLEM:
-        last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-        raise EnvironmentProblem(f"the data sets could not be checked: {last}")
-    found = json.loads(answer.stdout)
-    cell, number = cells[found["number"]]
+    cell, number = cells[answer.number]
     if number:
-        raise InputError(f"{experiment.position_of('evaluate.transfer', None)}: {found['problem']}")
-    value = functools.reduce(
-        lambda section, name: getattr(section, name, None), found["option"].split("."), cell.config
-    )
-    raise InputError(f"{experiment.position_of(found['option'], value)}: {found['problem']}")
+        raise InputError(f"{experiment.position_of('evaluate.transfer', None)}: {answer.text}")
+    value: object = cell.config
+    for name in answer.option.split("."):
+        value = getattr(value, name, None)
+    raise InputError(f"{experiment.position_of(answer.option, value)}: {answer.text}")
 
 
 def _data_sets(config: RunConfig) -> list[Data]:

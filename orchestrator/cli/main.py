@@ -252,6 +252,28 @@ def ui(
     start_ui(_session(workspace), name, port, show=show)
 
 
+@app.command(epilog="Example: sweep reproduce 3f9a12ab34cd --tracking-uri http://tracking.example.org:5000")
+def reproduce(
+    run_id: Annotated[
+        str, typer.Argument(help="Run id, ours or MLflow's, or the beginning of one.", show_default=False)
+    ],
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="Tracking store to find the run in, instead of the workspace.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Experiment file to write. [default: <experiment>-<run id>.yaml]", show_default=False),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write the experiment file that gives one run again; compare code, packages and data with what they were."""
+    from orchestrator.cli.reproduce import reproduce_run
+
+    raise typer.Exit(reproduce_run(run_id, tracking_uri, output, workspace, as_json=as_json))
+
+
 @app.command(epilog="Example: sweep drill --backend local")
 def drill(
     target: Annotated[

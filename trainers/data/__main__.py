@@ -1,8 +1,9 @@
 """``python -m trainers.data <cache folder>``: prove that data sets can be trained on, before any run starts.
 
 Reads a JSON list of ``data`` sections from standard input. Decodes what the runs would decode first, into the cache
-that they share, and draws their subsets; of images that are decoded when needed it decodes some. Prints one JSON object
-for the first section that cannot work, with its number, the reason and the option to point at, and exits with 2.
+that they share, and draws their subsets; of images that are decoded when needed it decodes some. Prints a JSON list
+with the digest of each selection of images. For the first section that cannot work it prints one JSON object instead,
+with its number, the reason and the option to point at, and exits with 2.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from trainers.config import Data
 from trainers.data import DataProblem, FileImages, ImageSet, load, training_subset
 from trainers.data.archive import decode
 from trainers.data.images import Ints
+from trainers.data.record import selection_digest
 
 #: Images of a split that are decoded to see whether they can be: all of a small data set, seconds for ImageNet.
 _SAMPLE = 1000
@@ -27,18 +29,20 @@ _SAMPLE = 1000
 def main() -> int:
     """Check all sections; the exit code."""
     cache_dir = Path(sys.argv[1])
+    digests = []
     for number, section in enumerate(json.load(sys.stdin)):
         try:
-            check(Data.model_validate(section), cache_dir)
+            digests.append(check(Data.model_validate(section), cache_dir))
         except DataProblem as problem:
             answer = {"number": number, "problem": problem.message, "option": problem.option}
             json.dump(answer, sys.stdout)
             return 2
+    json.dump(digests, sys.stdout)
     return 0
 
 
-def check(data: Data, cache_dir: Path) -> None:
-    """Load a data set and select from it as a run would.
+def check(data: Data, cache_dir: Path) -> str:
+    """Load a data set and select from it as a run would. Returns the digest that its ``dataset.json`` would have.
 
     Raises:
         DataProblem: as the run would.
@@ -47,6 +51,7 @@ def check(data: Data, cache_dir: Path) -> None:
     subset = training_subset(data, images)
     _decode_some(images.train, subset.indices)
     _decode_some(images.test, np.arange(len(images.test)))
+    return selection_digest(images, subset)
 
 
 def _decode_some(images: ImageSet, numbers: Ints) -> None:

@@ -30,7 +30,7 @@ def dataset_record(data: Data, images: ImageData, subset: Subset) -> dict[str, A
     return {
         "name": data.name,
         "label": data.label,
-        "digest": _sha256(f"{images.digest} {subset.digest}"),
+        "digest": selection_digest(images, subset),
         "images_digest": images.digest,
         "profile": data.profile.model_dump(mode="json"),
         "class_order": data.class_order,
@@ -45,6 +45,11 @@ def dataset_record(data: Data, images: ImageData, subset: Subset) -> dict[str, A
         "held_out": _ranges(images.held_out),
         "held_out_digest": numbers_digest(images.held_out),
     }
+
+
+def selection_digest(images: ImageData, subset: Subset) -> str:
+    """Of the images and of what is selected from them, 32 hex digits: equal ones mean the same training images."""
+    return _sha256(f"{images.digest} {subset.digest}")
 
 
 def write_dataset_record(run_dir: RunDir, record: Mapping[str, Any]) -> None:

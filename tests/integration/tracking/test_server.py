@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.collect.lookup import find_recorded
 from orchestrator.collect.store import connect
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.ui import pages
@@ -55,6 +56,9 @@ def test_a_tracking_server_holds_the_same_as_a_database(
         fabricated.cursors.path.unlink()
         fabricated.collect(uri)
         assert contents(uri) == expected
+        recorded = find_recorded(uri, fabricated.runs[0].run_id[:11])
+        assert recorded is not None
+        assert recorded.spec == fabricated.runs[0].run_dir.read_spec()
         experiment = connect(uri).get_experiment_by_name("digits-lt")
         assert experiment is not None
         link = pages(uri, fabricated.experiment)[0].path

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from trainers.config import Data
-from trainers.data import DataProblem
+from trainers.data import DataProblem, dataset_record, load, training_subset
 from trainers.data.__main__ import check
 
 
@@ -62,3 +62,17 @@ def test_the_first_section_that_cannot_work_is_answered(images: Path, tmp_path: 
         "data.profile.size (now 20)",
         "option": "data.profile.size",
     }
+
+
+def test_the_digests_are_those_of_the_runs(images: Path, tmp_path: Path) -> None:
+    data = [Data.model_validate(section) for section in ({}, folder(images))]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainers.data", str(tmp_path / "cache")],
+        input=json.dumps([section.model_dump(mode="json") for section in data]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = [(section, load(section, tmp_path / "cache")) for section in data]
+    expected = [dataset_record(section, found, training_subset(section, found))["digest"] for section, found in loaded]
+    assert json.loads(done.stdout) == expected
