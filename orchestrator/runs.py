@@ -11,6 +11,19 @@ from trainers.rundir import RunDir
 
 
 @dataclass(frozen=True)
+class TrackingOptions:
+    """What the ``tracking`` section of an experiment file says of runs.
+
+    Attributes:
+        checkpoints: ``last``, ``all``, ``link``, ``none``, ``best:<metric>`` or ``every:<epochs>``.
+        register_models: whether the final encoder becomes a version of a registered model.
+    """
+
+    checkpoints: str = "last"
+    register_models: bool = False
+
+
+@dataclass(frozen=True)
 class RunView:
     """One run of an experiment.
 
@@ -20,6 +33,7 @@ class RunView:
         state, reason: the ledger's state, and one sentence where the state needs one.
         backend, job_id: where the latest attempt was sent; empty before the first.
         attempts: starts so far.
+        tracking: what of it is to be in the store.
     """
 
     run_id: str
@@ -31,6 +45,7 @@ class RunView:
     job_id: str
     attempts: int
     run_dir: RunDir
+    tracking: TrackingOptions = TrackingOptions()
 
     @property
     def name(self) -> str:
@@ -61,19 +76,6 @@ class ReportOptions:
     baseline: str | None = None
     confidence: float = 0.95
     detect: float = 1.0
-
-
-@dataclass(frozen=True)
-class TrackingOptions:
-    """What the ``tracking`` section of an experiment file says of runs.
-
-    Attributes:
-        checkpoints: ``last``, ``all``, ``link``, ``none``, ``best:<metric>`` or ``every:<epochs>``.
-        register_models: whether the final encoder becomes a version of a registered model.
-    """
-
-    checkpoints: str = "last"
-    register_models: bool = False
 
 
 @dataclass(frozen=True)

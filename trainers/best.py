@@ -85,5 +85,5 @@ def show(training: Training) -> None:
         run_id=training.run_id,
         network=best.network,
         step=best.step,
-        measured={best.metric: best.value},
+        more={"measured": {best.metric: best.value}},
     )

@@ -146,19 +146,17 @@ def write_encoder(
     run_id: str,
     network: str,
     step: int,
-    measured: Mapping[str, float] | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> None:
     """Write the weights of one network as safetensors, atomically. Equal weights of a run give equal bytes.
 
     Where they come from stands in the file's metadata, as JSON under ``origin``.
 
     Args:
-        measured: what the weights were chosen by; added to the metadata.
+        more: plain values that are added to the metadata.
     """
     # One entry only: the library writes several in an order that changes from one process to the next.
-    origin = json.dumps(
-        {"run_id": run_id, "network": network, "step": step, **({"measured": measured} if measured else {})}
-    )
+    origin = json.dumps({"run_id": run_id, "network": network, "step": step, **(more or {})})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, safetensors.torch.save(tensors, {"origin": origin}))

@@ -229,6 +229,7 @@ def finish(training: Training, earlier: Result | None) -> None:
     metrics_offset = training.journal.sync()
     if rank() != 0:
         return
+    images, subset = training.assessor.images, training.assessor.subset
     network, encoder = next(iter(training.method.encoders().items()))
     write_encoder(
         training.run_dir.encoder_path,
@@ -236,8 +237,8 @@ def finish(training: Training, earlier: Result | None) -> None:
         run_id=training.run_id,
         network=network,
         step=training.step,
+        more={"images": {"size": training.config.data.side, "mean": images.mean, "std": images.std}},
     )
-    images, subset = training.assessor.images, training.assessor.subset
     write_evidence(
         training.run_dir,
         assessment,

@@ -126,7 +126,7 @@ class VisionTransformer(Backbone):
 
     def _tokens(self, images: Tensor) -> Tensor:
         patches = self.patch_projection(images).flatten(2).transpose(1, 2)  # (B, P, dim), row by row
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches + self.positions], dim=1)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches + self.positions], dim=1)
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:
