@@ -17,7 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,13 +38,13 @@ BATCH = 1000
 class Cursors:
     """Cursors in memory."""
 
-    texts: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    texts: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
-    def cursor(self, uri: str, experiment: str, run_id: str) -> str | None:
-        return self.texts.get((uri, experiment, run_id))
+    def cursors(self, uri: str, experiment: str) -> Mapping[str, str]:
+        return self.texts.get((uri, experiment), {})
 
-    def put_cursor(self, uri: str, experiment: str, run_id: str, cursor: str) -> None:
-        self.texts[uri, experiment, run_id] = cursor
+    def put_cursors(self, uri: str, experiment: str, cursors: Mapping[str, str]) -> None:
+        self.texts.setdefault((uri, experiment), {}).update(cursors)
 
 
 def measured(run: int, step: int) -> dict[str, float]:

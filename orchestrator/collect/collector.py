@@ -8,29 +8,36 @@ that no resume will cut back is sent, so no step is ever taken back, and MLflow'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from orchestrator.collect import payload
-from orchestrator.collect.artifacts import file_stamp, run_artifacts
+from orchestrator.collect.children import Children
 from orchestrator.collect.cursor import Cursor, CursorStore, ExperimentCursors
-from orchestrator.collect.mlflow_store import LoggedModel, MetricLink, MlflowStore, history, open_experiment
+from orchestrator.collect.mlflow_store import MlflowStore, open_experiment
+from orchestrator.collect.parallel import spread
 from orchestrator.collect.parent import ParentRun
-from orchestrator.collect.spool import last_points, pieces, tail_fingerprint
-from orchestrator.collect.store import artifact_root, connect, first_line, held, redacted, store_uri
+from orchestrator.collect.retrying import PATIENCE_S, Patience, explained, is_refused_login
+from orchestrator.collect.sending import Outcome, Sender
+from orchestrator.collect.store import (
+    artifact_root,
+    connect,
+    held,
+    lock_path,
+    redacted,
+    redacted_text,
+    refused_login,
+    store_uri,
+    without_login,
+)
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.runs import ExperimentView, RunView
 from orchestrator.workspace import Workspace
-from trainers.rundir import Result, atomic
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run as MlflowRun
-
-#: Error codes with which MLflow says that the store is in trouble, and not what it was asked.
-_STORE_TROUBLE = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
+#: Runs that are brought to a server at once.
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,14 @@ class CollectProgress:
     points: int
 
 
-@dataclass
-class _Tally:
-    changed: int = 0
-    points: int = 0
-    artifacts: int = 0
-    problems: list[str] = field(default_factory=list)
+@dataclass(frozen=True)
+class _Opened:
+    """An experiment in its store, alone with it."""
+
+    uri: str
+    store: MlflowStore
+    cursors: ExperimentCursors
+    patience: Patience
 
 
 def collect(
@@ -80,34 +89,46 @@ def collect(
     workspace: Workspace,
     cursors: CursorStore,
     progress: Callable[[CollectProgress], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> CollectSummary:
     """Bring everything that is new about the experiment's runs into its store.
 
     A run that cannot be collected (a damaged file) does not keep the others from it; it is named in the summary.
 
+    Args:
+        notice: is told, in one sentence each, that the store is in trouble and is being waited for, and that it works
+            again. May be called from other threads.
+        patience_s: seconds for which a request is repeated while the store is in trouble.
+
     Raises:
         InputError: the URI is not one of a store that can be used.
-        EnvironmentProblem: the store does not answer, or stops answering; call again later, nothing is lost.
+        EnvironmentProblem: the store does not answer, or stops answering and outlasts our patience; call again later,
+            nothing is lost.
     """
-    with _opened(experiment, uri, workspace, cursors) as collector:
-        parent = ParentRun(collector.store, collector.cursors, experiment)
-        parent_id = parent.open(runs)
-        for number, run in enumerate(runs, 1):
-            collector.collect_run(run, parent_id)
+    with _opened(experiment, uri, workspace, cursors, Patience(notice, patience_s)) as opened:
+        parent = ParentRun(opened.store, opened.cursors, experiment)
+        parent_id = opened.patience.call(lambda: parent.open(runs))
+        children = Children(opened.store, parent_id, None)
+        sender = Sender(opened.store, opened.cursors, children, opened.patience)
+        changed = [run for run in runs if sender.has_news(run)]
+        outcomes = []
+        for outcome in _brought(sender, changed, opened):
+            outcomes.append(outcome)
             if progress is not None:
-                progress(CollectProgress(number, len(runs), collector.tally.points))
+                points = sum(outcome.points for outcome in outcomes)
+                progress(CollectProgress(len(runs) - len(changed) + len(outcomes), len(runs), points))
         # Last, so that an experiment that shows as finished is complete.
-        parent.show_progress(runs)
-        tally = collector.tally
+        _show_progress(parent, opened, runs, is_news=bool(changed))
         return CollectSummary(
-            uri=redacted(collector.cursors.uri),
-            experiment_id=collector.store.experiment_id,
+            uri=redacted(opened.uri),
+            experiment_id=opened.store.experiment_id,
             parent_run_id=parent_id,
             runs=len(runs),
-            changed=tally.changed,
-            points=tally.points,
-            artifacts=tally.artifacts,
-            problems=tuple(tally.problems),
+            changed=len(changed),
+            points=sum(outcome.points for outcome in outcomes),
+            artifacts=sum(outcome.artifacts for outcome in outcomes),
+            problems=tuple(outcome.problem for outcome in outcomes if outcome.problem is not None),
         )
 
 
@@ -129,206 +150,71 @@ def log_report(
     Raises:
         InputError, EnvironmentProblem: as for :func:`collect`.
     """
-    with _opened(experiment, uri, workspace, cursors) as collector:
-        parent = ParentRun(collector.store, collector.cursors, experiment)
-        parent.open(runs)
+    with _opened(experiment, uri, workspace, cursors, Patience()) as opened:
+        parent = ParentRun(opened.store, opened.cursors, experiment)
+        opened.patience.call(lambda: parent.open(runs))
         parent.show_report(files, summary)
+
+
+def _brought(sender: Sender, changed: Sequence[RunView], opened: _Opened) -> Iterator[Outcome]:
+    """Bring runs, in threads where the store gains by it; in the end once more those that had a twin that stays."""
+    children = sender.children
+    unknown = [run for run in changed if not _has_place(opened.cursors.get(run.run_id), children.parent_id)]
+    if unknown:
+        children.known = opened.store.find_children(children.parent_id)
+    # SQLite has one writer at a time, and what MLflow does beside writing holds the interpreter.
+    is_sqlite = opened.uri.startswith("sqlite")
+    threads = 1 if is_sqlite else _THREADS
+    yield from spread(sender.bring, changed, threads, opened.patience.stop)
+    if is_sqlite:
+        return  # the lock is the store's
+    moved = set(children.settle())
+    if moved:
+        children.known = None
+        yield from spread(sender.bring, [run for run in changed if run.run_id in moved], threads, opened.patience.stop)
+
+
+def _has_place(cursor: Cursor | None, parent_id: str) -> bool:
+    return cursor is not None and cursor.parent_id == parent_id
+
+
+def _show_progress(parent: ParentRun, opened: _Opened, runs: Sequence[RunView], *, is_news: bool) -> None:
+    """Bring the parent run up to date, unless no run has changed since that was done."""
+    states = payload.fingerprint(repr([(run.run_id, run.name, run.state, run.reason) for run in runs]).encode())
+    cursor = opened.cursors.get("")
+    if not is_news and cursor is not None and cursor.glance == states:
+        return
+    parent.show_progress(runs)
+    shown = opened.cursors.get("")
+    if shown is not None:
+        opened.cursors.put("", replace(shown, glance=states))
 
 
 @contextmanager
 def _opened(
-    experiment: ExperimentView, uri: str | None, workspace: Workspace, cursors: CursorStore
-) -> Iterator[_Collector]:
-    """A collector that is alone with the experiment; a store that fails is reported in one sentence."""
+    experiment: ExperimentView,
+    uri: str | None,
+    workspace: Workspace,
+    cursors: CursorStore,
+    patience: Patience,
+) -> Iterator[_Opened]:
+    """The experiment in its store; a store that fails is reported in one sentence."""
     full_uri = store_uri(uri, workspace.path)
     # The first connection creates the tables of a new database, which two processes at once would break.
-    with held(workspace.collect_lock_path):
-        client = connect(full_uri)
+    with held(lock_path(full_uri, workspace)):
+        client = connect(full_uri, patience)
         from mlflow.exceptions import MlflowException
 
+        remembered = ExperimentCursors(cursors, without_login(full_uri), experiment.name)
         try:
             store = open_experiment(client, experiment.name, artifact_root(full_uri, workspace.path))
-            yield _Collector(store, ExperimentCursors(cursors, full_uri, experiment.name))
+            yield _Opened(full_uri, store, remembered, patience)
         except (MlflowException, OSError) as error:
+            if is_refused_login(error):
+                raise refused_login(full_uri) from error
             raise EnvironmentProblem(
-                f"tracking store {redacted(full_uri)} failed: {first_line(error)}; "
+                f"tracking store {redacted(full_uri)} failed: {redacted_text(full_uri, explained(error))}; "
                 "nothing is lost, collect again when it works"
             ) from error
-
-
-@dataclass(frozen=True)
-class _Files:
-    """What the files of a run say, read before anything is written to the store."""
-
-    config: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    dataset: payload.DatasetInput | None
-    result: Result | None
-    result_stamp: str
-    committed: int
-    params: Mapping[str, str]
-    facts: payload.Facts
-
-
-def _read(run: RunView) -> _Files:
-    """Read a run directory.
-
-    Raises:
-        ValueError, OSError: a file is missing, damaged or of another version; the message names it.
-    """
-    run_dir = run.run_dir
-    # The stamp before the content: if the file is replaced in between, it is read again next time.
-    result_stamp = file_stamp(run_dir.result_path) or ""
-    spec, result = run_dir.read_spec(), run_dir.read_result()
-    if spec is None:
-        raise ValueError(f"{run_dir.spec_path} is missing")
-    provenance = spec.get("provenance", {})
-    dataset = atomic.read_json(run_dir.dataset_path)
-    return _Files(
-        config=spec["config"],
-        provenance=provenance,
-        dataset=None if dataset is None else payload.dataset_input(dataset, spec["config"]["data"]["root"]),
-        result=result,
-        result_stamp=result_stamp,
-        committed=run_dir.committed_metrics_offset(),
-        params=payload.params(spec["config"], run.axes),
-        facts=payload.run_facts(run, provenance, result),
-    )
-
-
-class _Collector:
-    """One pass over one experiment. The lock is held by the caller."""
-
-    def __init__(self, store: MlflowStore, cursors: ExperimentCursors) -> None:
-        self.store = store
-        self.cursors = cursors
-        self.tally = _Tally()
-        self._children: dict[str, str] | None = None
-
-    def collect_run(self, run: RunView, parent_id: str) -> None:
-        """Bring what is new about one run into the store, or note why that cannot be done."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            seen = _appearance(run)
-            cursor = self.cursors.get(run.run_id)
-            if not payload.has_begun(run) or (
-                cursor is not None and (cursor.parent_id, cursor.seen) == (parent_id, seen)
-            ):
-                return
-            files = _read(run)
-        except (ValueError, KeyError, OSError) as error:
-            self.tally.problems.append(f"run {run.run_id} ({run.name}): {first_line(error)}")
-            return
-        try:
-            self._write(run, files, parent_id, seen)
-        except MlflowException as error:
-            if error.error_code in _STORE_TROUBLE:
-                raise
-            self.tally.problems.append(f"run {run.run_id} ({run.name}): MLflow refuses it: {first_line(error)}")
-
-    def _write(self, run: RunView, files: _Files, parent_id: str, seen: str) -> None:
-        self.tally.changed += 1
-        mlflow_run, cursor = self._mlflow_run(run, parent_id)
-        self.store.log_missing_params(mlflow_run, files.params)
-        cursor = self._send_points(run, files, mlflow_run, cursor)
-        if files.dataset is not None and not (mlflow_run.inputs and mlflow_run.inputs.dataset_inputs):
-            self.store.log_dataset(cursor.mlflow_run_id, files.dataset)
-        cursor = self._upload_artifacts(run, cursor)
-        if files.result is not None and cursor.result != files.result_stamp:
-            self._finish(run, mlflow_run, files, files.result)
-            cursor = replace(cursor, result=files.result_stamp)
-        # Last, so that a run that shows as finished is complete.
-        self.store.set_facts(cursor.mlflow_run_id, files.facts)
-        self.cursors.put(run.run_id, replace(cursor, seen=seen))
-
-    def _mlflow_run(self, run: RunView, parent_id: str) -> tuple[MlflowRun, Cursor]:
-        """The MLflow run of a run, created if there is none, and a cursor that holds for it."""
-        cursor = self.cursors.get(run.run_id)
-        if cursor is not None and cursor.parent_id == parent_id:
-            known = self.store.living_run(cursor.mlflow_run_id)
-            if known is not None:
-                return known, cursor
-        if self._children is None:
-            self._children = self.store.find_children(parent_id)
-        found = self._children.get(run.run_id)
-        if found is None:
-            tags = {payload.RUN_ID_TAG: run.run_id, payload.MLFLOW_PARENT_TAG: parent_id}
-            found = self.store.create_run(run.name, payload.started_ms(run), tags)
-        cursor = Cursor(found, parent_id)
-        self.cursors.put(run.run_id, cursor)
-        return self.store.client.get_run(found), cursor
-
-    def _send_points(self, run: RunView, files: _Files, mlflow_run: MlflowRun, cursor: Cursor) -> Cursor:
-        """Send the committed lines of the metrics file behind the cursor; the cursor moves with them."""
-        path, run_id = run.run_dir.metrics_path, cursor.mlflow_run_id
-        if not self._holds(cursor, path, files.committed, mlflow_run):
-            return self._send_missing_points(run, files, mlflow_run, cursor)
-        for begin, end in pieces(path, cursor.metrics_offset, files.committed):
-            self.tally.points += self.store.log_points(run_id, payload.points(run.run_dir.read_metrics(begin, end)))
-            cursor = replace(cursor, metrics_offset=end, metrics_tail=tail_fingerprint(path, end))
-            self.cursors.put(run.run_id, cursor)
-        return cursor
-
-    @staticmethod
-    def _holds(cursor: Cursor, path: Path, committed: int, mlflow_run: MlflowRun) -> bool:
-        """Whether the store has exactly the metrics file up to the cursor (and perhaps the batch behind it)."""
-        if cursor.metrics_offset == 0:
-            return not mlflow_run.data.metrics
-        return cursor.metrics_offset <= committed and cursor.metrics_tail == tail_fingerprint(
-            path, cursor.metrics_offset
-        )
-
-    def _send_missing_points(self, run: RunView, files: _Files, mlflow_run: MlflowRun, cursor: Cursor) -> Cursor:
-        """Compare the whole file with the store's whole history. Slow, and only after something went wrong."""
-        measured = list(payload.points(run.run_dir.read_metrics(0, files.committed)))
-        keys = sorted({point.key for point in measured} & set(mlflow_run.data.metrics))
-        missing = payload.missing_points(measured, history(self.store, cursor.mlflow_run_id, keys))
-        self.tally.points += self.store.log_points(cursor.mlflow_run_id, missing)
-        fingerprint = tail_fingerprint(run.run_dir.metrics_path, files.committed)
-        cursor = replace(cursor, metrics_offset=files.committed, metrics_tail=fingerprint)
-        self.cursors.put(run.run_id, cursor)
-        return cursor
-
-    def _upload_artifacts(self, run: RunView, cursor: Cursor) -> Cursor:
-        for artifact in run_artifacts(run):
-            if cursor.artifacts.get(artifact.name) != artifact.stamp:
-                self.store.upload(cursor.mlflow_run_id, artifact)
-                self.tally.artifacts += 1
-                cursor = replace(cursor, artifacts={**cursor.artifacts, artifact.name: artifact.stamp})
-        return cursor
-
-    def _finish(self, run: RunView, mlflow_run: MlflowRun, files: _Files, result: Result) -> None:
-        """Store the encoder as a logged model, and the final metrics, linked to it."""
-        link = MetricLink()
-        if files.dataset is not None:
-            link = replace(link, dataset_name=files.dataset.name, dataset_digest=files.dataset.digest)
-        if run.run_dir.encoder_path.exists():
-            link = replace(link, model_id=self.store.log_model(mlflow_run, _encoder(run, files, result)))
-            self.tally.artifacts += 1
-        final = payload.final_points(result, last_points(run.run_dir, files.committed, result.metrics))
-        # As of before this pass: only what an earlier, interrupted or older result left has a history to look up.
-        known = [point.key for point in final if mlflow_run.data.metrics.get(point.key) == point.value]
-        final = payload.news(final, history(self.store, mlflow_run.info.run_id, known))
-        self.tally.points += self.store.log_points(mlflow_run.info.run_id, final, link)
-
-
-def _appearance(run: RunView) -> str:
-    """Fingerprint of everything that a collection of this run would look at, from names and stamps alone."""
-    run_dir = run.run_dir
-    paths = [run_dir.spec_path, run_dir.dataset_path, run_dir.metrics_path, run_dir.result_path, run_dir.encoder_path]
-    ledger = [run.state, run.reason, run.backend, run.job_id, run.attempts, run.name]
-    stamps = [file_stamp(path) for path in paths]
-    artifacts = [(artifact.name, artifact.stamp) for artifact in run_artifacts(run)]
-    checkpoints = [path.name for path in run_dir.checkpoint_dirs()]
-    return payload.fingerprint(repr((ledger, stamps, artifacts, checkpoints)).encode())
-
-
-def _encoder(run: RunView, files: _Files, result: Result) -> LoggedModel:
-    return LoggedModel(
-        name=run.name,
-        weights=run.run_dir.encoder_path,
-        flavor={"backbone": files.config["backbone"], "data": files.config["data"]["name"]},
-        params=run.axes,
-        step=result.steps,
-    )
+        finally:
+            remembered.flush()

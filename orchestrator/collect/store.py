@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from orchestrator.collect.retrying import Patience, explained, is_refused_login, patient
 from orchestrator.errors import EnvironmentProblem, InputError
+from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,11 +31,11 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PROBE_TIMEOUT_S = 5.0
 
-#: For this process and its children, unless the user chose otherwise. MLflow's own defaults block for minutes when a
-#: server is down (7 retries of 120 s), and send usage statistics to a host on the internet.
+#: Whatever the user chose for other programs: repeating is ``retrying``'s, and both together would take minutes.
+_FIXED_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+#: For this process and its children, unless the user chose otherwise. MLflow's own defaults wait two minutes for a
+#: server that is stuck, and send usage statistics to a host on the internet.
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -90,13 +92,17 @@ def check_store(uri: str) -> None:
         _check_port(uri, parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[dialect])
 
 
-def connect(uri: str) -> MlflowClient:
+def connect(uri: str, patience: Patience | None = None) -> MlflowClient:
     """A client for the store of a full URI. The first in a process takes seconds: MLflow is imported for it.
 
+    Args:
+        patience: with which all requests of the client are made; None makes each of them once.
+
     Raises:
-        EnvironmentProblem: the store does not answer or is of another MLflow version.
+        EnvironmentProblem: the store does not answer, refuses the login, or is of another MLflow version.
     """
     check_store(uri)
+    os.environ.update(_FIXED_ENVIRONMENT)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
@@ -116,13 +122,31 @@ def connect(uri: str) -> MlflowClient:
             if path is not None and not (path.exists() and path.stat().st_size):
                 _create_database(path)
             client = MlflowClient(tracking_uri=uri)
+            client = client if patience is None else patient(client, patience)
             client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError) as error:
-            raise EnvironmentProblem(
-                f"tracking store {redacted(uri)} cannot be used: {first_line(error)}; if it was never complete, "
-                "move it away: collecting again brings everything"
-            ) from error
+            raise _unusable(uri, error) from error
     return client
+
+
+def _unusable(uri: str, error: Exception) -> EnvironmentProblem:
+    name, said = redacted(uri), redacted_text(uri, explained(error))
+    if is_refused_login(error):
+        return refused_login(uri)
+    if not uri.startswith("sqlite"):
+        return EnvironmentProblem(f"tracking store {name} cannot be used: {said}")
+    return EnvironmentProblem(
+        f"tracking store {name} cannot be used: {said}; if it was never complete, "
+        "move it away: collecting again brings everything"
+    )
+
+
+def refused_login(uri: str) -> EnvironmentProblem:
+    """What to say of a server that wants another name or password."""
+    return EnvironmentProblem(
+        f"tracking server {redacted(uri)} refuses the login; set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to one that may write there"
+    )
 
 
 def _create_database(path: Path) -> None:
@@ -145,6 +169,24 @@ def redacted(uri: str) -> str:
     if parts.password is None:
         return uri
     return uri.replace(f":{parts.password}@", ":***@", 1)
+
+
+def redacted_text(uri: str, text: str) -> str:
+    """A text that may quote the URI, without its password."""
+    password = urlsplit(uri).password
+    return text if not password else text.replace(f":{password}@", ":***@")
+
+
+def without_login(uri: str) -> str:
+    """The URI without name and password: the same store, whoever speaks to it."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+def lock_path(uri: str, workspace: Workspace) -> Path:
+    """The lock of whoever collects into the store: beside an SQLite file, which workspaces may share, and else ours."""
+    path = _sqlite_path(uri) if uri.startswith("sqlite") else None
+    return workspace.collect_lock_path if path is None else path.with_name(f"{path.name}.lock")
 
 
 def first_line(error: BaseException) -> str:
@@ -188,7 +230,8 @@ def _sqlite_path(uri: str) -> Path | None:
 
 def _check_server(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=_PROBE_TIMEOUT_S):  # noqa: S310 - the scheme is http(s)
+        # Without a login, which this library would take for part of the host's name; a refusal is an answer too.
+        with urllib.request.urlopen(f"{without_login(uri)}/health", timeout=_PROBE_TIMEOUT_S):  # noqa: S310 - http(s)
             return
     except urllib.error.HTTPError as error:
         # A server behind a login or a proxy may refuse /health and still be there; one in trouble says 5xx.

@@ -200,24 +200,27 @@ class Ledger(JobLedger):
 
     # --- collection -------------------------------------------------------------------------------------------------
 
-    def cursor(self, uri: str, experiment: str, run_id: str) -> str | None:
-        """The collector's note (JSON text) of what it brought into a store."""
+    def cursors(self, uri: str, experiment: str) -> dict[str, str]:
+        """Run id -> the collector's note (JSON text) of what it brought into a store."""
         with self._transaction() as connection:
-            query = sa.select(cursors.c.cursor).where(
-                cursors.c.uri == uri, cursors.c.experiment == experiment, cursors.c.run_id == run_id
+            query = sa.select(cursors.c.run_id, cursors.c.cursor).where(
+                cursors.c.uri == uri, cursors.c.experiment == experiment
             )
-            found: str | None = connection.execute(query).scalar()
-        return found
+            return {row.run_id: row.cursor for row in connection.execute(query)}
 
-    def put_cursor(self, uri: str, experiment: str, run_id: str, cursor: str) -> None:
-        """Replace the collector's note."""
+    def put_cursors(self, uri: str, experiment: str, texts: Mapping[str, str]) -> None:
+        """Replace the collector's notes of these runs."""
+        if not texts:
+            return
+        upsert = sqlite.insert(cursors)
+        upsert = upsert.on_conflict_do_update(
+            index_elements=["uri", "experiment", "run_id"], set_={"cursor": upsert.excluded.cursor}
+        )
+        values = [
+            {"uri": uri, "experiment": experiment, "run_id": run_id, "cursor": text} for run_id, text in texts.items()
+        ]
         with self._transaction() as connection:
-            upsert = sqlite.insert(cursors).values(uri=uri, experiment=experiment, run_id=run_id, cursor=cursor)
-            connection.execute(
-                upsert.on_conflict_do_update(
-                    index_elements=["uri", "experiment", "run_id"], set_={"cursor": upsert.excluded.cursor}
-                )
-            )
+            connection.execute(upsert, values)
 
 
 def _or_ignore(table: sa.Table) -> sa.Insert:

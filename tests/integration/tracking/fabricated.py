@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ class JsonCursors:
 
     path: Path
 
-    def cursor(self, uri: str, experiment: str, run_id: str) -> str | None:
-        return (atomic.read_json(self.path) or {}).get(f"{uri} {experiment} {run_id}")
+    def cursors(self, uri: str, experiment: str) -> dict[str, str]:
+        return (atomic.read_json(self.path) or {}).get(f"{uri} {experiment}", {})
 
-    def put_cursor(self, uri: str, experiment: str, run_id: str, cursor: str) -> None:
-        atomic.write_json(self.path, (atomic.read_json(self.path) or {}) | {f"{uri} {experiment} {run_id}": cursor})
+    def put_cursors(self, uri: str, experiment: str, cursors: Mapping[str, str]) -> None:
+        known = atomic.read_json(self.path) or {}
+        name = f"{uri} {experiment}"
+        atomic.write_json(self.path, {**known, name: {**known.get(name, {}), **cursors}})
 
 
 @dataclass
@@ -48,8 +51,8 @@ class Fabricated:
     def cursors(self) -> JsonCursors:
         return JsonCursors(self.workspace.path / "cursors.json")
 
-    def collect(self, uri: str | None = None) -> CollectSummary:
-        return collect(self.experiment, self.runs, uri=uri, workspace=self.workspace, cursors=self.cursors)
+    def collect(self, uri: str | None = None, **options: Any) -> CollectSummary:
+        return collect(self.experiment, self.runs, uri=uri, workspace=self.workspace, cursors=self.cursors, **options)
 
 
 def view(workspace: Workspace, position: int, run_id: str, axes: dict[str, str], state: RunState) -> RunView:

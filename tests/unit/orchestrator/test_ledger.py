@@ -235,7 +235,8 @@ def test_many_ids_at_once(ledger: Ledger) -> None:
 
 
 def test_cursors_are_replaced(ledger: Ledger) -> None:
-    assert ledger.cursor("sqlite://", "exp", "a") is None
-    ledger.put_cursor("sqlite://", "exp", "a", "1")
-    ledger.put_cursor("sqlite://", "exp", "a", "2")
-    assert ledger.cursor("sqlite://", "exp", "a") == "2"
+    assert ledger.cursors("sqlite://", "exp") == {}
+    ledger.put_cursors("sqlite://", "exp", {"a": "1", "b": "1"})
+    ledger.put_cursors("sqlite://", "exp", {"a": "2", "c": "2"})
+    ledger.put_cursors("sqlite://other", "exp", {"a": "3"})
+    assert ledger.cursors("sqlite://", "exp") == {"a": "2", "b": "1", "c": "2"}

@@ -1,0 +1,214 @@
+"""Patience with a store in trouble: what is tried again, for how long, and what is said about it.
+
+MLflow's own repetitions over HTTP are switched off (see ``store.py``): they would multiply with these, and they also
+repeat what creates something, so that an answer that was lost would leave a run twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_Answer = TypeVar("_Answer")
+
+#: Error codes with which MLflow says that the store is in trouble, and not what it was asked.
+_TROUBLE = frozenset(
+    {
+        "INTERNAL_ERROR",
+        "TEMPORARILY_UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "REQUEST_LIMIT_EXCEEDED",
+        "RESOURCE_EXHAUSTED",
+        "ABORTED",
+    }
+)
+_REFUSES_LOGIN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"})
+_REFUSES_LOGIN_STATUS = frozenset({401, 403, 407})
+_TROUBLE_STATUS = frozenset({408, 425, 429})
+_FIRST_WAIT_S = 0.25
+_LONGEST_WAIT_S = 8.0
+#: Seconds for which one request is tried again.
+PATIENCE_S = 30.0
+#: Seconds that all requests of a pass together may have waited in vain, before trouble ends each of them at once.
+_WASTED_S = 60.0
+
+
+class StoppedError(Exception):
+    """Raised in place of a request, once the pass is to end."""
+
+
+class Patience:
+    """Repeats requests to one store while it is in trouble. Shared by the threads of a pass.
+
+    Waits double from 0.25 s to 8 s, each cut at random, so that many collectors do not come back at the same moment.
+
+    Args:
+        say: is told once that the store is in trouble, and once that it works again.
+        patience_s: seconds for which one request is tried again.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None, patience_s: float = PATIENCE_S) -> None:
+        self._say = say
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._is_trouble_said = False
+        self._is_over_said = False
+        self._wasted_s = 0.0
+
+    def stop(self) -> None:
+        """End every request at its next repetition, and refuse new ones."""
+        self._stop.set()
+
+    def call(self, request: Callable[[], _Answer]) -> _Answer:
+        """What the request answers. It may be carried out several times.
+
+        Raises:
+            StoppedError: the pass is to end.
+            Exception: what the request raised, if that is no trouble of the store, or patience is at its end.
+        """
+        begun, wait_s, is_first = time.monotonic(), _FIRST_WAIT_S, True
+        while True:
+            if self._stop.is_set():
+                raise StoppedError
+            try:
+                answer = request()
+            except Exception as error:
+                if not is_trouble(error):
+                    raise
+                spent_s = time.monotonic() - begun
+                pause_s = random.uniform(wait_s / 2, wait_s)
+                if self._wasted_s > _WASTED_S or spent_s + pause_s > self._patience_s:
+                    with self._lock:
+                        self._wasted_s += spent_s
+                    raise
+                self._say_trouble(error)
+                self._stop.wait(pause_s)
+                wait_s, is_first = min(2 * wait_s, _LONGEST_WAIT_S), False
+            else:
+                if not is_first:
+                    self._say_over()
+                return answer
+
+    def _say_trouble(self, error: Exception) -> None:
+        with self._lock:
+            is_news, self._is_trouble_said = not self._is_trouble_said, True
+        if self._say is not None and is_news:
+            self._say(f"the tracking store is in trouble ({explained(error)}); trying again")
+
+    def _say_over(self) -> None:
+        """Only a request that has waited says so: others may come through while the trouble lasts."""
+        with self._lock:
+            is_news, self._is_over_said = not self._is_over_said, True
+        if self._say is not None and is_news:
+            self._say("the tracking store answers again")
+
+
+class PatientClient:
+    """An :class:`MlflowClient` whose requests are repeated while the store is in trouble.
+
+    Not those that create something, because the answer may be lost and not the request: their callers look for what
+    they may have created, and then create it.
+    """
+
+    def __init__(self, client: MlflowClient, patience: Patience) -> None:
+        self._client = client
+        self._patience = patience
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if not callable(method) or name.startswith("create_"):
+            return method
+        return lambda *args, **kwargs: self._patience.call(lambda: method(*args, **kwargs))
+
+
+def patient(client: MlflowClient, patience: Patience) -> MlflowClient:
+    """The client, with patience."""
+    return cast("MlflowClient", PatientClient(client, patience))
+
+
+def answers(client: MlflowClient) -> bool:
+    """Whether the store answers the simplest of questions, asked once."""
+    asked = client._client if isinstance(client, PatientClient) else client
+    try:
+        asked.search_experiments(max_results=1)
+    except Exception as error:
+        if not is_trouble(error):
+            raise
+        return False
+    return True
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Whether the store is in trouble and the same request may succeed later, as opposed to one that it refuses."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in _TROUBLE_STATUS
+    code = getattr(error, "error_code", None)
+    if code is not None:
+        return code in _TROUBLE
+    return _is_of(error, "requests.exceptions", "RequestException")
+
+
+def is_refused_login(error: BaseException) -> bool:
+    """Whether the server wants another name or password."""
+    return _status(error) in _REFUSES_LOGIN_STATUS or getattr(error, "error_code", None) in _REFUSES_LOGIN
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there is no space where artifacts go. Waiting seconds does not mend that."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def explained(error: BaseException) -> str:
+    """What an error of the store says, in the words of its innermost cause and without addresses, SQL or HTML."""
+    if is_refused_login(error):
+        return "it refuses the login"
+    cause = _http_cause(error)
+    if cause is not None:
+        return cause
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _http_cause(error: BaseException) -> str | None:
+    """What requests and urllib3 wrapped: a status, a refused connection, silence."""
+    status = _status(error)
+    if status is not None and status >= 400:
+        return f"it answers with HTTP status {status}"
+    inner: BaseException | None = error if _is_of(error, "requests.exceptions", "RequestException") else None
+    inner = inner or error.__context__
+    if inner is None or not _is_of(inner, "requests.exceptions", "RequestException"):
+        return None
+    text = str(inner)
+    for sign, words in (
+        ("error responses", "it answers with HTTP status " + text.partition("too many ")[2][:3]),
+        ("onnection refused", "connection refused"),
+        ("imed out", "no answer in time"),
+        ("Name or service not known", "its name is not known"),
+        ("onnection aborted", "the connection was cut"),
+        ("onnection reset", "the connection was cut"),
+        ("without response", "the connection was cut"),
+        ("IncompleteRead", "the connection was cut"),
+    ):
+        if sign in text:
+            return words
+    return f"it cannot be reached: {type(inner).__name__}"
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an answer that requests made an error of."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_of(error: BaseException, module: str, name: str) -> bool:
+    """Whether an error is of a class, without importing its module."""
+    return any((kind.__module__, kind.__name__) == (module, name) for kind in type(error).__mro__)
