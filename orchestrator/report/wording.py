@@ -68,7 +68,7 @@ class Block:
 
 def blocks_of(table: Table, most: int) -> Iterator[Block]:
     """The table in parts of at most ``most`` columns that stand one below the other; never less than a group."""
-    per_group = len(table.metrics)
+    per_group = len(table.metrics) or 1  # a table without runs has no columns
     at_once = max(1, most // per_group)
     for first in range(0, len(table.groups), at_once):
         groups = table.groups[first : first + at_once]

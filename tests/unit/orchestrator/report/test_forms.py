@@ -12,11 +12,13 @@ import pytest
 from rich.console import Console
 
 from orchestrator.report import build_report, render_summary, write_report
-from orchestrator.report.csv_tables import runs_csv, summary_csv
+from orchestrator.report.comparing import p_text
+from orchestrator.report.csv_tables import differences_csv, runs_csv, summary_csv
 from orchestrator.report.html import html
+from orchestrator.report.latex import latex
 from orchestrator.report.markdown import escape, markdown
 from orchestrator.report.model import Cell, Report
-from orchestrator.report.wording import cell_text
+from orchestrator.report.wording import cell_text, signed
 from orchestrator.runs import ExperimentView, ReportOptions, RunView
 from orchestrator.state import RunState
 from tests.unit.orchestrator.report.fabricated import FIGURE, TOP1, report_on, run, texts, with_gaps
@@ -102,6 +104,75 @@ def test_the_terminal_shows_every_value_at_any_width(full: Report, width: int) -
         assert "71.0 ± 1.4 (2)" in shown
         assert "failed: 2" in shown
     assert "…" not in shown
+
+
+@pytest.fixture
+def clear() -> Report:
+    """Three seeds, of which each says that ISD is better by about ten points."""
+    isd = [run("isd", "balanced", seed, value) for seed, value in enumerate((70.0, 71.1, 69.4))]
+    return report_on(*isd, *(run("moco_v2", "balanced", seed, value) for seed, value in enumerate((60.0, 61.2, 59.3))))
+
+
+def test_the_best_is_bold_in_every_form(clear: Report) -> None:
+    assert "| isd | **70.2 ± 0.9** (3) |" in markdown(clear)
+    page = html(clear)
+    assert "<strong>70.2 ± 0.9</strong>" in page
+    assert page.count("<strong>") == len(clear.table.columns)
+    stream = io.StringIO()
+    Console(file=stream, width=100, force_terminal=True, color_system="standard").print(render_summary(clear, 100))
+    assert "\x1b[1m70.2 ± 0.9\x1b[0m" in stream.getvalue()
+    cells = list(csv.DictReader(io.StringIO(summary_csv(clear))))
+    assert {row["row"] for row in cells if row["best_beyond_noise"]} == {"isd"}
+
+
+def test_differences_are_listed_with_what_they_are_worth(clear: Report) -> None:
+    line = next(line for line in markdown(clear).splitlines() if line.startswith("| balanced top1 | moco"))
+    assert line == "| balanced top1 | moco\\_v2 | isd | −10.0 | \\[−10.2, −9.8\\] | < 0.001 | 3 | about 3 |".replace(
+        "<", "\\<"
+    )
+    assert {"−10.0", "[−10.2, −9.8]", "< 0.001"} <= set(Page(html(clear)).texts)
+    row = next(csv.DictReader(io.StringIO(differences_csv(clear))))
+    assert (row["row"], row["against"], row["pairs"]) == ("moco_v2", "isd", "3")
+    assert float(row["difference"]) == pytest.approx(-10.0)
+    assert float(row["low"]) < float(row["difference"]) < float(row["high"])
+    assert 0 < float(row["p"]) == float(row["p_holm"]) < 0.001
+
+
+def test_a_wide_table_is_printed_in_parts() -> None:
+    report = report_on(*(run("isd", f"p{number}", 0, 50.0 + number) for number in range(5)))
+    page = Page(html(report))
+    assert sum(tag == "table" and attributes.get("class") == "main" for tag, attributes in page.tags) == 3
+    assert {f"{50 + number}.0" for number in range(5)} <= set(page.texts)
+
+
+def test_of_many_runs_without_a_result_some_are_named_and_the_others_counted() -> None:
+    report = report_on(*(run("isd", "balanced", seed, None, RunState.QUEUED) for seed in range(300)))
+    assert markdown(report).count("| queued |") == 200
+    assert "… and 100 more" in markdown(report)
+    page = Page(html(report))
+    assert "… and 100 more" in page.texts
+
+
+def test_an_experiment_without_runs_has_a_report() -> None:
+    report = report_on()
+    for form in (markdown, html, latex, summary_csv, differences_csv, runs_csv):
+        assert form(report)
+
+
+def test_a_difference_has_its_sign() -> None:
+    assert [signed(value, TOP1) for value in (0.26, -0.26, 0.04, -0.04)] == ["+0.3", "−0.3", "0.0", "0.0"]
+    assert signed(-0.0123456, "train/loss") == "−0.01235"
+
+
+def test_small_p_values_are_not_zero() -> None:
+    assert [p_text(p) for p in (None, 1e-9, 0.00123, 0.0456, 0.456, 1.0)] == [
+        "–",
+        "< 0.001",
+        "0.0012",
+        "0.046",
+        "0.46",
+        "1.00",
+    ]
 
 
 def test_an_empty_cell_has_no_value() -> None:
