@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from orchestrator.figures.classes import MAX_NAMED, per_class_figure
 from orchestrator.figures.groups import group_metrics, groups_figure
 from orchestrator.figures.layers import layer_accuracies, layers_figure
+from orchestrator.figures.lines import MAX_BANDS
 from orchestrator.figures.networks import networks_figure, paired_protocols
 from orchestrator.figures.placement import Placement
 from orchestrator.figures.style import Form, drawing
@@ -35,45 +36,54 @@ def _figures(report: Report, experiment: ExperimentView, runs: Sequence[RunView]
     headline = experiment.report.metrics
     known = dict.fromkeys(metric for run in report.runs if not run.is_early for metric in run.metrics)
     curves = read_curves(placement, {run.run_id: run.run_dir for run in runs})
-    over = f"Mean over {' and '.join(report.table.over) or 'runs'}"
-    band = "one sample standard deviation to each side"
+    spread = "one sample standard deviation to each side"
+    mean = f"Mean over {' and '.join(report.table.over) or 'runs'} ({_numbers(placement)})"
+    # Of more rows no bands are drawn.
+    banded = f"{mean}, with a band of {spread}" if len(placement.rows) <= MAX_BANDS else mean
     if report.panels:
         many = any(len(panel.classes) > MAX_NAMED for panel in report.panels)
         each = "of bins of classes" if many else "of each class. Grey: its training images (right axis)"
         yield DrawnFigure(
             "per_class",
             "Accuracy against class frequency",
-            f"{over}, with a band of {band}, {each}. Dotted: chance.",
+            f"{banded}, {each}. Dotted: chance.",
             *per_class_figure(report, placement, *_FORMS),
         )
     if thirds := group_metrics(report.table):
         yield DrawnFigure(
             "groups",
             "Many, medium and few",
-            f"{over} of the accuracy on each third of the classes, with {band}. Dotted: chance.",
+            f"{mean} of the accuracy on each third of the classes, with {spread}. Dotted: chance.",
             *groups_figure(report.table, placement, thirds, *_FORMS),
         )
     if protocols := tuple(layer_accuracies(dict.fromkeys(known, 0.0))):
         yield DrawnFigure(
             "layers",
             "Accuracy by block",
-            f"{over}, with a band of {band}. The last block is the whole network.",
+            f"{banded}. The last block is the whole network.",
             *layers_figure(placement, protocols, *_FORMS),
         )
     if metrics := training_metrics(curves.values(), headline):
         yield DrawnFigure(
             "training",
             "Over the training",
-            f"{over}, with a band of {band}, over as many runs as have got so far. "
-            "Of long records, means over equal stretches.",
+            f"{banded}, at each epoch of as many runs as have got so far. A record of more points than can be told "
+            "apart is drawn as its means over equal stretches.",
             *training_figure(placement, curves, metrics, *_FORMS),
         )
     if paired := paired_protocols(known, headline):
         yield DrawnFigure(
             "networks",
             "Teacher and student",
-            "Each run, small; mean and one sample standard deviation of each row, large; on the dotted line both are "
-            "equally good. Over the epochs, where measured: by how much the teacher is ahead, with a band of "
-            f"{band}.",
+            f"Small: each run. Large: {mean[0].lower()}{mean[1:]}, with {spread}. On the dotted line both are equally "
+            "good. Over the epochs, where measured: by how much the teacher is ahead.",
             *networks_figure(placement, curves, paired, *_FORMS),
         )
+
+
+def _numbers(placement: Placement) -> str:
+    """How many runs a mean is over: ``n = 3``, or ``n = 1 to 3`` where rows differ."""
+    numbers = {len(placement.finished(row, group)) for row in placement.rows for group in placement.groups} - {0}
+    if len(numbers) > 1:
+        return f"n = {min(numbers)} to {max(numbers)}"
+    return f"n = {numbers.pop()}" if numbers else "so far unfinished"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,7 +92,9 @@ def drawing() -> Iterator[None]:
     """The style, whatever the user's own settings are. One thread draws at a time: matplotlib's settings are global."""
     from matplotlib import style
 
-    with _DRAWING, style.context(["default", _STYLE]):
+    with _DRAWING, style.context(["default", _STYLE]), warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; nobody could do anything about it here.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
@@ -174,6 +177,7 @@ def saved(figure: Figure, *forms: Form, dpi: int = 200) -> tuple[bytes, ...]:
 
 def short_labels(labels: Sequence[str], most: int = _MAX_LABEL) -> tuple[str, ...]:
     """Labels of at most so many characters that still differ: the middle goes first, else the start, else the end."""
+    labels = [f" {label}" if label.startswith("_") else label for label in labels]  # legends leave out "_name"
     distinct = len(set(labels))
     keep = most - 1
     ways: tuple[Callable[[str], str], ...] = (
