@@ -5,6 +5,7 @@ Everything that can be known to be wrong is said before anything is written; aft
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ def check(experiment: Experiment, backend: Backend) -> None:
     """
     cells = experiment.cells()
     _check_backend(experiment, cells, backend)
+    if backend.runs_here:
+        _check_packages(experiment, cells)
     _check_data_exists(experiment, cells)
 
 
@@ -209,6 +212,17 @@ def _check_backend(experiment: Experiment, cells: Iterable[Cell], backend: Backe
     for shape in {job_shape(cell.resources) for cell in cells}:
         for problem in backend.problems(shape, terms):
             raise EnvironmentProblem(f"{experiment.path}: {problem}")
+
+
+def _check_packages(experiment: Experiment, cells: Iterable[Cell]) -> None:
+    """UMAP is no dependency, and is asked for by few."""
+    embeddings = (cell.config.evaluate.embedding for cell in cells)
+    is_asked = any(embedding is not None and embedding.method == "umap" for embedding in embeddings)
+    if is_asked and importlib.util.find_spec("umap") is None:
+        raise InputError(
+            f"{experiment.position_of('evaluate.embedding.method', 'umap')}: evaluate.embedding.method=umap needs "
+            "the package umap-learn, which is not installed here; install it, or use tsne"
+        )
 
 
 def _check_data_exists(experiment: Experiment, cells: Sequence[Cell]) -> None:

@@ -62,6 +62,7 @@ def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[R
                 job_id=job.job_id if job else "",
                 attempts=len(run_dir.attempt_numbers()) if job else 0,
                 run_dir=run_dir,
+                tracking=view.tracking,
             )
         )
     return view, runs, tracking.uri

@@ -46,7 +46,7 @@ def appearance(run: RunView) -> str:
 
 
 def _ledger(run: RunView) -> tuple[object, ...]:
-    return run.state, run.reason, run.backend, run.job_id, run.attempts, run.name
+    return run.state, run.reason, run.backend, run.job_id, run.attempts, run.name, run.tracking
 
 
 def _stamp(path: Path) -> tuple[int, int]:

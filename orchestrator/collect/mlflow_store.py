@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.collect.artifacts import Artifact, tail
+from orchestrator.collect.artifacts import Artifact, link_text, tail
 from orchestrator.collect.payload import (
     MLFLOW_PARENT_TAG,
     PARENT_ROLE,
@@ -32,25 +32,6 @@ if TYPE_CHECKING:
 #: What MLflow's REST API takes in one request.
 MAX_BATCH = 1000
 _PAGE = 1000
-#: Characters that MLflow refuses in the name of a logged model.
-_REFUSED_IN_NAMES = str.maketrans(dict.fromkeys("/:.%\"'", "_"))
-
-
-@dataclass(frozen=True)
-class LoggedModel:
-    """Weights to be stored as a logged model.
-
-    Attributes:
-        weights: a safetensors file.
-        flavor: what is needed to build the network that the weights fit (plain JSON values).
-        step: optimizer step of the weights.
-    """
-
-    name: str
-    weights: Path
-    flavor: Mapping[str, Any]
-    params: Mapping[str, str]
-    step: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +52,7 @@ class MlflowStore:
 
     client: MlflowClient
     experiment_id: str
+    experiment_name: str
 
     # --- finding and creating -----------------------------------------------------------------------------------------
 
@@ -175,6 +157,9 @@ class MlflowStore:
     def upload(self, run_id: str, artifact: Artifact) -> None:
         """Store an artifact, in place of an older one of the same name."""
         folder = artifact.folder or None
+        if artifact.linked:
+            self.client.log_text(run_id, link_text(artifact.linked), artifact.name)
+            return
         if artifact.max_bytes is None:
             self.client.log_artifact(run_id, str(artifact.path), folder)
             return
@@ -186,45 +171,6 @@ class MlflowStore:
     def upload_text(self, run_id: str, text: str, name: str) -> None:
         """Store a text as an artifact."""
         self.client.log_text(run_id, text, name)
-
-    def log_model(self, run: Run, model: LoggedModel) -> str:
-        """Store the weights as a logged model that the run put out. Returns MLflow's id of it."""
-        from mlflow.entities import LoggedModelOutput
-
-        run_id = run.info.run_id
-        model_id = self._find_model(run_id) or self._create_model(run_id, model)
-        self._upload_model(run_id, model_id, model)
-        self.client.finalize_logged_model(model_id, "READY")
-        known = run.outputs.model_outputs if run.outputs is not None else []
-        if model_id not in {output.model_id for output in known}:
-            self.client.log_outputs(run_id, [LoggedModelOutput(model_id, model.step)])
-        return model_id
-
-    def _find_model(self, run_id: str) -> str | None:
-        found = self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
-        return str(found[0].model_id) if found else None
-
-    def _create_model(self, run_id: str, model: LoggedModel) -> str:
-        created = self.client.create_logged_model(
-            self.experiment_id,
-            name=model.name.translate(_REFUSED_IN_NAMES),
-            source_run_id=run_id,
-            params=dict(model.params),
-            model_type="encoder",
-        )
-        return str(created.model_id)
-
-    def _upload_model(self, run_id: str, model_id: str, model: LoggedModel) -> None:
-        """The weights, and the ``MLmodel`` file that says what they are. No pickle: safetensors and YAML."""
-        from mlflow.models.model import Model
-
-        description = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
-        description.add_flavor("safetensors", weights=model.weights.name, **model.flavor)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "MLmodel"
-            description.save(str(path))
-            self.client.log_model_artifact(model_id, str(model.weights))
-            self.client.log_model_artifact(model_id, str(path))
 
 
 def open_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> MlflowStore:
@@ -238,7 +184,7 @@ def open_experiment(client: MlflowClient, name: str, artifact_root: str | None) 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return MlflowStore(client, client.create_experiment(name, artifact_location=artifact_root))
+            return MlflowStore(client, client.create_experiment(name, artifact_location=artifact_root), name)
         except MlflowException as error:
             # Another workspace on the same server may have been a moment faster.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -249,7 +195,7 @@ def open_experiment(client: MlflowClient, name: str, artifact_root: str | None) 
             f"MLflow experiment {name} was deleted and still holds its name; restore it "
             "(mlflow experiments restore) or delete it for good (mlflow gc), then collect again"
         )
-    return MlflowStore(client, found.experiment_id)
+    return MlflowStore(client, found.experiment_id, name)
 
 
 def history(store: MlflowStore, run_id: str, keys: Sequence[str]) -> list[Point]:

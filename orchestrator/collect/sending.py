@@ -11,6 +11,7 @@ from orchestrator.collect.artifacts import run_artifacts
 from orchestrator.collect.batches import send, set_facts
 from orchestrator.collect.children import Children
 from orchestrator.collect.cursor import Cursor, ExperimentCursors
+from orchestrator.collect.drawings import upload_figures
 from orchestrator.collect.evidence import appearance, glance
 from orchestrator.collect.mlflow_store import MetricLink, MlflowStore, history
 from orchestrator.collect.models import log_encoder
@@ -154,6 +155,7 @@ class _Sending:
         if result is None or cursor.result == files.result_stamp:
             return [], MetricLink()
         link = self._log_model(mlflow_run, files, result)
+        self.artifacts += upload_figures(self._store, mlflow_run.info.run_id, self._run)
         final = payload.final_points(result, last_points(self._run.run_dir, files.committed, result.metrics))
         # As of before this pass: only what an earlier, interrupted or older result left has a history to look up.
         known = [point.key for point in final if mlflow_run.data.metrics.get(point.key) == point.value]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from orchestrator.errors import InputError
 from orchestrator.experiment.axes import CELL_SHAPE, SECTIONS, Setting, unknown_path
 from orchestrator.experiment.cells import Cell, Expansion, expand
+from orchestrator.experiment.checkpoints import keeping, with_runtime
 from orchestrator.experiment.document import OPTIONS_SHAPE, Document, read_document, read_site
 from orchestrator.experiment.explain import problems_of, raise_problems
 from orchestrator.experiment.grid import Grid, parse_grid
@@ -21,6 +23,7 @@ from orchestrator.experiment.search import Search
 from orchestrator.experiment.sections import locate
 from orchestrator.experiment.settings import complete
 from orchestrator.experiment.shape import find
+from trainers.config import Inconsistent
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,26 @@ class Experiment:
         """The runs, and how many cells each rule was about.
 
         Raises:
-            InputError: a run is not valid, two are the same, or none is left.
+            InputError: a run is not valid, two are the same, none is left, or one does not keep the checkpoints that
+                are to be collected.
         """
-        return expand(self.grid)
+        expansion = expand(self.grid)
+        keep = keeping(self.tracking.checkpoints)
+        return (
+            expansion
+            if keep is None
+            else replace(expansion, cells=[self._kept(cell, keep) for cell in expansion.cells])
+        )
+
+    def _kept(self, cell: Cell, keep: Mapping[str, object]) -> Cell:
+        """The cell, keeping what ``tracking.checkpoints`` asks for."""
+        try:
+            return replace(cell, config=with_runtime(cell.config, keep))
+        except Inconsistent as error:
+            where = self.path if error.key == "tracking.checkpoints" else self.position_of(error.key, None)
+            raise InputError(
+                f"{where}: tracking.checkpoints={self.tracking.checkpoints}: {error.message} (in {cell.title})"
+            ) from error
 
     def cells(self) -> list[Cell]:
         """The runs in order, validated, with their ids.
