@@ -12,7 +12,7 @@ import typer
 
 from orchestrator.cli.main import app
 from orchestrator.experiment import Local, Ray, Resources, Retries, Slurm, load_site
-from orchestrator.experiment.schema import Container
+from orchestrator.experiment.schema import Container, Report
 from orchestrator.experiment.search import Asha, Median, Search
 from trainers.config import LARS, Augment, Cosine, Data, Evaluate, FewLabels, Geometry, Linear, Runtime, Step, Train
 from trainers.config import data as data_options
@@ -74,6 +74,10 @@ def test_names() -> None:
     assert set(get_args(LinearProtocol)) <= words("evaluation")
     assert {options.model_fields["name"].default for options in variants(Backbone)} <= words("methods")
     assert set(data_options.NATIVE_IMAGE_SIZE) <= words("data")
+
+
+def test_report() -> None:
+    assert set(Report.model_fields) - words("report") == set()
 
 
 @pytest.mark.parametrize(
