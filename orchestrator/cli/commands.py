@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +14,17 @@ from rich.console import Console
 
 from orchestrator.backends import create_backend
 from orchestrator.cli import display
-from orchestrator.cli.hosts import suspect_hosts
+from orchestrator.cli.hosts import SuspectHost, suspect_hosts
 from orchestrator.cli.live import Interruption, drawing
 from orchestrator.cli.logs import find_run
+from orchestrator.cli.outlook import Outlook, forecast_json, live_text, measured_runs, plan_lines, plan_outlook
 from orchestrator.cli.session import Asked, Session, find_experiment, open_session
 from orchestrator.cli.tracking import Collecting, collect_once, make_report
 from orchestrator.collect import check_store, store_uri
 from orchestrator.controller import Snapshot, watch
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment
-from orchestrator.forecast import Measured, Planned, forecast
+from orchestrator.forecast import Measured
 from orchestrator.ledger import RunRow, Wanted
 from orchestrator.state import READY, RunState, count_states
 from orchestrator.studies import studies_of
@@ -71,15 +73,9 @@ def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: b
         to_train = to_finish(experiment, states, place)
         states |= dict.fromkeys(to_train, RunState.PREEMPTED)
         lacking = to_evaluate(cells, ledger, session.workspace)
-        measured = [Measured(config, seconds) for config, seconds in ledger.completed_durations()]
+        measured = measured_runs(session)
     to_do = [cell for cell in cells if states.get(cell.run_id) is not RunState.COMPLETED]
-    outlook = forecast(
-        (
-            Planned(cell.config.model_dump(mode="json"), cell.resources.nodes * cell.resources.gpus_per_node)
-            for cell in (to_do if measured else [])
-        ),
-        measured,
-    )
+    outlook = plan_outlook(experiment, to_do, measured)
     special = {**dict.fromkeys(lacking, "to evaluate"), **dict.fromkeys(to_train, "to finish")}
     rows = [
         (run_id, axes, special.get(run_id) or states.get(run_id, RunState.PLANNED))
@@ -93,7 +89,7 @@ def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: b
                 "experiment": experiment.name,
                 "runs": [{"run_id": run_id, "axes": dict(axes), "state": state} for run_id, axes, state in rows],
                 "to_suggest": to_suggest,
-                "forecast": asdict(outlook),
+                "forecast": forecast_json(outlook),
                 "advice": [{"text": sentence, "runs": count} for sentence, count in advised.items()],
             }
         )
@@ -112,12 +108,8 @@ def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: b
         console.print(f"{to_suggest} more will be suggested, by what these bring")
     if lacking:
         console.print(f"{len(lacking)} of those done will be evaluated by what is new, and not trained")
-    if outlook.known_runs:
-        unknown = f"; {outlook.unknown_runs} runs are like none measured yet" if outlook.unknown_runs else ""
-        console.print(
-            f"at the pace of earlier runs here: {display.duration(outlook.job_seconds)} of job time"
-            f"{f', {outlook.gpu_hours:.1f} GPU-hours' if outlook.gpu_hours else ''}{unknown}"
-        )
+    for line in plan_lines(outlook):
+        console.print(line, soft_wrap=True)
 
 
 def run_file(asked: Asked, workspace: str | None) -> int:
@@ -176,7 +168,7 @@ def _watch(session: Session, console: Console, name: str, *, is_stopping: bool) 
             raise KeyboardInterrupt
         return interruption.is_asked
 
-    with interruption.listening(), drawing(console, interruption) as show:
+    with interruption.listening(), drawing(console, interruption, Outlook(session)) as show:
         snapshot = watch(session.controller, name, on_step=show, is_interrupted=is_pausing)
     return snapshot, interruption.is_asked
 
@@ -266,6 +258,7 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
     if not session.controller.backend(snapshot.experiment.settings["backend"]["name"]).needs_controller:
         snapshot = session.controller.observe(found)
     dashboards = _dashboards(session, found)
+    outlook = None if snapshot.is_settled else Outlook(session).of(snapshot)
     if as_json:
         display.print_json(
             {
@@ -273,6 +266,8 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
                 "wanted": snapshot.experiment.wanted,
                 "states": _state_counts(snapshot),
                 "dashboards": list(dashboards),
+                "forecast": forecast_json(outlook),
+                "suspect_hosts": [asdict(host) for host in _suspects(session, snapshot)],
                 "runs": [_run_json(session, snapshot, run) for run in snapshot.runs],
             }
         )
@@ -280,6 +275,8 @@ def show_status(session: Session, name: str | None, *, as_json: bool) -> None:
     console = display.console()
     console.print(display.summary_line(snapshot))
     console.print(display.status_table(snapshot))
+    if outlook is not None:
+        console.print(live_text(outlook, snapshot.to_suggest, time.time()), style="dim", soft_wrap=True)
     for address, demand in dashboards.items():
         console.print(f"{address} shows its jobs{f' ({demand})' if demand else ''}", style="dim", soft_wrap=True)
     _print_hints(console, session, snapshot)
@@ -295,11 +292,17 @@ def _dashboards(session: Session, name: str) -> Mapping[str, str]:
     return found
 
 
+def _suspects(session: Session, snapshot: Snapshot) -> list[SuspectHost]:
+    """Hosts on which attempts fail more often than elsewhere."""
+    troubled = [run for run in snapshot.runs if run.state in _TROUBLED][:_MAX_READ_RUNS]
+    return suspect_hosts(
+        attempt for run in troubled for attempt in session.workspace.run_dir(run.run_id).read_attempts()
+    )
+
+
 def _print_hints(console: Console, session: Session, snapshot: Snapshot) -> None:
     """What the table cannot tell: which host fails."""
-    troubled = [run for run in snapshot.runs if run.state in _TROUBLED][:_MAX_READ_RUNS]
-    attempts = [attempt for run in troubled for attempt in session.workspace.run_dir(run.run_id).read_attempts()]
-    for host in suspect_hosts(attempts)[:_MAX_NAMED_HOSTS]:
+    for host in _suspects(session, snapshot)[:_MAX_NAMED_HOSTS]:
         console.print(f"{host.sentence}; backend.exclude leaves a node out", style="yellow", soft_wrap=True)
 
 

@@ -170,26 +170,3 @@ def plan_table(rows: Sequence[tuple[str, Mapping[str, str], str]], axes: Sequenc
     for run_id, labels, state in rows:
         table.add_row(run_id, *[labels.get(axis, "") for axis in axes], state)
     return table
-
-
-def time_left(snapshot: Snapshot, started: float, done_at_start: float, now: float) -> str:
-    """Time left at the pace since ``started``, by the share of steps that is done; empty before it can be told."""
-    total = done_share(snapshot)
-    gained = total - done_at_start
-    if gained <= 0 or now - started < 10:
-        return ""
-    return duration((1 - total) * (now - started) / gained)
-
-
-def done_share(snapshot: Snapshot) -> float:
-    """Share of the experiment's training that is done, counting each run alike."""
-    if not snapshot.runs:
-        return 1.0
-    share = 0.0
-    for run in snapshot.runs:
-        status = snapshot.statuses.get(run.run_id)
-        if run.state is RunState.COMPLETED:
-            share += 1
-        elif status is not None and status.total_steps:
-            share += status.step / status.total_steps
-    return share / len(snapshot.runs)

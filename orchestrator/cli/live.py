@@ -13,7 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator.cli.display import done_share, status_table, summary_line, time_left
+from orchestrator.cli.display import status_table, summary_line
+from orchestrator.cli.outlook import Outlook, live_text
 from orchestrator.controller import Snapshot
 from orchestrator.state import RunState
 
@@ -52,33 +53,30 @@ class Interruption:
 
 
 @contextmanager
-def drawing(console: Console, interruption: Interruption) -> Iterator[Callable[[Snapshot], None]]:
+def drawing(console: Console, interruption: Interruption, outlook: Outlook) -> Iterator[Callable[[Snapshot], None]]:
     """A function that shows each new picture."""
     if not console.is_terminal:
         yield _Lines(console, interruption).show
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield _Screen(live, console, interruption).show
+        yield _Screen(live, console, interruption, outlook).show
 
 
 class _Screen:
-    def __init__(self, live: Live, console: Console, interruption: Interruption) -> None:
+    def __init__(self, live: Live, console: Console, interruption: Interruption, outlook: Outlook) -> None:
         self._live = live
         self._console = console
         self._interruption = interruption
-        self._started = time.time()
-        self._done_at_start: float | None = None
+        self._outlook = outlook
 
     def show(self, snapshot: Snapshot) -> None:
         if self._interruption.is_terminal_gone:
             self._live.stop()
             return
-        if self._done_at_start is None:
-            self._done_at_start = done_share(snapshot)
         head = summary_line(snapshot)
-        left = time_left(snapshot, self._started, self._done_at_start, time.time())
-        if left:
-            head.append(f"  about {left} left", style="dim")
+        found = self._outlook.of(snapshot)
+        if found is not None:
+            head.append(f"  {live_text(found, snapshot.to_suggest, time.time())}", style="dim")
         foot = Text("saving and stopping… (Ctrl-C again to leave at once)", style="yellow")
         parts = [head, status_table(snapshot, max_rows=max(4, self._console.height - 4))]
         self._live.update(Group(*parts, *([foot] if self._interruption.is_asked else [])))

@@ -191,11 +191,14 @@ class JobLedger(Database):
             query = sa.select(events).where(events.c.run_id == run_id).order_by(events.c.id)
             return [(row["time"], row["state"], row["detail"]) for row in connection.execute(query).mappings()]
 
-    def completed_durations(self) -> list[tuple[Any, float]]:
-        """(configuration, seconds of all its jobs together) of every run that completed in full, in any experiment."""
+    def completed_durations(self) -> list[tuple[str, Any, float]]:
+        """(run id, configuration, seconds of its jobs) of every run that completed in full, the newest first.
+
+        The seconds hold what the jobs waited for their backend too.
+        """
         seconds = sa.func.sum(jobs.c.ended - jobs.c.submitted)
         query = (
-            sa.select(runs.c.config, seconds)
+            sa.select(runs.c.run_id, runs.c.config, seconds)
             .join(jobs, jobs.c.run_id == runs.c.run_id)
             .where(
                 runs.c.state == RunState.COMPLETED,
@@ -204,9 +207,10 @@ class JobLedger(Database):
                 jobs.c.submitted.is_not(None),
             )
             .group_by(runs.c.run_id)
+            .order_by(sa.func.max(jobs.c.ended).desc())
         )
         with self._transaction() as connection:
-            return [(json.loads(config), taken) for config, taken in connection.execute(query)]
+            return [(run_id, json.loads(config), taken) for run_id, config, taken in connection.execute(query)]
 
 
 def job_values(job: JobRow) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_a_tracking_server_holds_the_same_as_a_database(
         fabricated.cursors.path.unlink()
         fabricated.collect(uri)
         assert contents(uri) == expected
-        recorded = find_recorded(uri, fabricated.runs[0].run_id[:11])
+        recorded = find_recorded(uri, fabricated.runs[0].run_id)
         assert recorded is not None
         assert recorded.spec == fabricated.runs[0].run_dir.read_spec()
         experiment = connect(uri).get_experiment_by_name("digits-lt")
