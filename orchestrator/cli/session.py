@@ -34,11 +34,16 @@ class Asked:
         """Read it.
 
         Raises:
-            InputError: the file, or one that it stands on, is not valid.
+            InputError: the file, or one that it stands on, is not valid; or its report names a row that it has not.
         """
         # Before the others: naming a backend leaves nothing of what was set of another one.
         chosen = [f"backend={self.backend}"] if self.backend else []
-        return load_experiment(self.file, [*chosen, *self.overrides], site=self.site)
+        experiment = load_experiment(self.file, [*chosen, *self.overrides], site=self.site)
+        if experiment.report.baseline is not None:
+            from orchestrator.report.planned import check_report
+
+            check_report(experiment)
+        return experiment
 
 
 @dataclass(frozen=True)

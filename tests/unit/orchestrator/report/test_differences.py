@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import InputError
+from orchestrator.experiment import load_experiment
 from orchestrator.report.comparing import listings, sentences
 from orchestrator.report.model import Comparison, Report, ReportedRun, RowKind
+from orchestrator.report.planned import check_report
 from orchestrator.report.summary import summarise
 from orchestrator.runs import ReportOptions
 from orchestrator.state import RunState
@@ -187,3 +190,35 @@ def test_a_table_of_many_differences_shows_the_headline_alone() -> None:
 def test_runs_without_results_leave_nothing_to_compare() -> None:
     report = report_on(run("isd", "balanced", 0, None, RunState.QUEUED), run("moco_v2", "balanced", 0, 60.0))
     assert report.comparisons == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "baseline", "is_row"),
+    [
+        ("method", "moco_v2", True),
+        ("method", "moco", False),
+        ("[method, train.epochs]", "moco_v2, 3", True),
+        ("[method, train.epochs]", "moco_v2", False),
+    ],
+)
+def test_a_plan_knows_the_rows_already(tmp_path: Path, rows: str, baseline: str, is_row: bool) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: a\nbase: {train: {epochs: 3}}\ngrid: {method: [isd, moco_v2], seed: [0, 1]}\n"
+        f"report: {{rows: {rows}, baseline: '{baseline}'}}\n"
+    )
+    experiment = load_experiment(path, environment={})
+    if is_row:
+        check_report(experiment)
+        return
+    with pytest.raises(InputError, match=rf"a.yaml: report.baseline: no row is called '{baseline}'.*moco_v2"):
+        check_report(experiment)
+
+
+def test_a_search_may_bring_rows_that_a_plan_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: a\nsearch: {samples: 2, space: {train.learning_rate: {loguniform: [0.01, 1]}}, metric: eval/knn/top1}\n"
+        "report: {rows: train.learning_rate, baseline: '0.1'}\n"
+    )
+    check_report(load_experiment(path, environment={}))
