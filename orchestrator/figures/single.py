@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -64,25 +64,25 @@ def _figures(
         yield "class_histogram.png", _histogram_figure(title, result.class_counts)
     for protocol in result.per_class:
         path = run_dir.confusion_path(protocol)
-        arrays = _read_arrays(path)
+        arrays = _read_arrays(path, ("matrix", "classes"))
         if arrays is not None:
             matrix = Confusion(arrays["matrix"], tuple(map(str, arrays["classes"])))
             yield f"{path.stem}.png", confusion_figure(f"{title}\n{protocol}", matrix)
-    arrays = _read_arrays(run_dir.embedding_path)
+    arrays = _read_arrays(run_dir.embedding_path, ("points", "labels", "classes", "method"))
     if arrays is not None:
         classes = tuple(map(str, arrays["classes"]))
         embedding = Embedding(arrays["points"], arrays["labels"], classes, str(arrays["method"]))
         yield "embedding.png", embedding_figure(title, embedding)
 
 
-def _read_arrays(path: Path) -> dict[str, Any] | None:
-    """The arrays of a file by name; None where there is no file."""
+def _read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any] | None:
+    """These arrays of a file; None where there is no file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in names}
     except FileNotFoundError:
         return None
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+    except (ValueError, LookupError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); remove it and evaluate the run again") from error
 
 

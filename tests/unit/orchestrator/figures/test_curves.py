@@ -117,7 +117,7 @@ def test_a_band_stays_within_what_was_measured(records: list[dict[int, float]], 
     values = [value for record in records for value in record.values()]
     assert 1 <= len(found.x) <= most
     assert (np.diff(found.x) > 0).all()
-    assert 0 <= found.x[0]
+    assert found.x[0] >= 0
     assert found.x[-1] <= max(max(record) for record in records) / 4
     assert (found.mean >= min(values) - 1e-9).all()
     assert (found.mean <= max(values) + 1e-9).all()
