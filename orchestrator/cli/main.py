@@ -263,7 +263,7 @@ def reproduce(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Experiment file to write. [default: <experiment>-<run id>.yaml]", show_default=False),
+        typer.Option(help="Experiment file to write. [default: EXPERIMENT-RUN.yaml]", show_default=False),
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,

@@ -131,14 +131,16 @@ def _of_workspace(session: Session, prefix: str) -> Recorded:
 
 
 def _write(files: dict[Path, bytes]) -> None:
-    """Write what is not there already; a file of other content is somebody's work and stays."""
-    for path, content in files.items():
-        try:
+    """Write all of them. A file of other content is somebody's work: it stays, and nothing is written."""
+    path = Path()
+    try:
+        for path, content in files.items():
             if path.exists() and path.read_bytes() != content:
                 raise InputError(f"{path} is there already and says something else; name another file with --output")
+        for path, content in files.items():
             path.write_bytes(content)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}; name another with --output") from error
 
 
 def _compare_run(recorded: Recorded, path: Path) -> list[Compared]:

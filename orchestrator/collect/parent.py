@@ -50,7 +50,7 @@ class ParentRun:
         """Say how far the runs are. Needs :meth:`open` before it; asks and writes nothing where nothing has changed."""
         progress = progress_of(runs)
         is_over = all(run.state.is_terminal for run in runs)
-        # A heartbeat alone is no news.
+        # That a trainer has written is no news by itself.
         shown = replace(progress, time_ms=progress.time_ms if is_over else 0)
         seen = payload.fingerprint(repr((shown, self.experiment.axes)).encode())
         cursor = self._cursor()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from orchestrator.collect.payload import Point
@@ -34,55 +35,64 @@ class Progress:
     Attributes:
         counts: number of runs in each state.
         percent_done: of the training of all runs, each counting alike; 100 only when all are completed.
-        time_ms: when the newest of this was written, in milliseconds since the Unix epoch; 0 before any run began.
-            Found in the files, so that looking twice gives the same.
+        time_ms: when the newest of the files that say so was written, in milliseconds since the Unix epoch, so that
+            looking twice gives the same; 0 before any run began.
+        completed_ms: the same of the newest result.
         troubles: run id, name and reason of the first few failed or lost runs.
     """
 
     counts: Mapping[RunState, int]
     percent_done: int
     time_ms: int
+    completed_ms: int
     troubles: tuple[tuple[str, str, str], ...]
 
 
 def progress_of(runs: Sequence[RunView]) -> Progress:
     """Look at the runs. Of those that are over only the time of the result is asked for: there may be ten thousand."""
-    share, newest_ms = 0.0, 0
+    share, newest_ms, completed_ms = 0.0, 0, 0
     for run in runs:
         if run.state is RunState.COMPLETED:
             share += 1
-            path = run.run_dir.result_path
-            newest_ms = max(newest_ms, path.stat().st_mtime_ns // 10**6 if path.exists() else 0)
+            completed_ms = max(completed_ms, _changed_ms(run.run_dir.result_path))
         elif run.state in (RunState.RUNNING, RunState.PREEMPTED):
-            status = _status(run)
-            if status is not None:
-                share += status[0]
-                newest_ms = max(newest_ms, status[1])
+            share += _share(run)
+        else:
+            continue
+        newest_ms = max(newest_ms, completed_ms, _changed_ms(run.run_dir.status_path))
     troubled = [run for run in runs if run.state in (RunState.FAILED, RunState.LOST)]
     troubles = tuple((run.run_id, run.name, run.reason) for run in troubled[:_MAX_TROUBLES])
     percent = int(100 * share / len(runs)) if runs else 0
-    return Progress(count_states(run.state for run in runs), percent, newest_ms, troubles)
+    return Progress(count_states(run.state for run in runs), percent, newest_ms, completed_ms, troubles)
 
 
-def _status(run: RunView) -> tuple[float, int] | None:
-    """Share of the steps that is done, and when the trainer said so; None for a status that is absent or damaged."""
+def _changed_ms(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns // 10**6
+    except OSError:
+        return 0
+
+
+def _share(run: RunView) -> float:
+    """Share of the steps that is done; 0 for a status that is absent or damaged."""
     try:
         status = run.run_dir.read_status()
     except (ValueError, KeyError, OSError):
-        return None
-    if status is None or not status.total_steps:
-        return None
-    return min(1.0, status.step / status.total_steps), round(status.heartbeat * 1000)
+        return 0.0
+    return min(1.0, status.step / status.total_steps) if status is not None and status.total_steps else 0.0
 
 
 def news(progress: Progress, known: Mapping[str, float], started_ms: int) -> list[Point]:
     """The points that a store which holds the values ``known`` lacks. Steps are seconds since the experiment began."""
-    if not progress.time_ms:
-        return []
-    step = max(0, progress.time_ms - started_ms) // 1000
-    values = {COMPLETED_METRIC: progress.counts[RunState.COMPLETED], DONE_METRIC: progress.percent_done}
+    # Each has the time of the files that it comes from, which never runs back: MLflow's latest value is the latest.
+    values = {
+        COMPLETED_METRIC: (progress.counts[RunState.COMPLETED], progress.completed_ms),
+        DONE_METRIC: (progress.percent_done, progress.time_ms),
+    }
     return [
-        Point(key, float(value), progress.time_ms, step) for key, value in values.items() if known.get(key) != value
+        Point(key, float(value), time_ms, max(0, time_ms - started_ms) // 1000)
+        for key, (value, time_ms) in values.items()
+        if time_ms and known.get(key) != value
     ]
 
 

@@ -19,6 +19,7 @@ def at_work(fabricated: Fabricated, number: int, step: int, heartbeat: float) ->
     run.run_dir.result_path.unlink(missing_ok=True)
     status = Status(phase=Phase.TRAINING, attempt=1, step=step, total_steps=100, heartbeat=heartbeat)
     atomic.write_json(run.run_dir.status_path, status.to_json())
+    os.utime(run.run_dir.status_path, (heartbeat, heartbeat))
     fabricated.runs[number] = replace(run, state=RunState.RUNNING)
 
 
@@ -39,10 +40,25 @@ def test_progress_is_a_curve_over_time_with_each_value_once(fabricated: Fabricat
     fabricated.collect()
     time = round(START * 1000)
     assert progress_points(fabricated) == [
-        ("sweep/completed", 70, time + 70_000, 1.0),
+        ("sweep/completed", 60, time + 60_000, 1.0),
         ("sweep/percent_done", 70, time + 70_000, 60.0),
         ("sweep/percent_done", 90, time + 90_000, 70.0),
     ]
+
+
+def test_the_latest_value_is_the_latest_also_where_a_status_is_newer_than_the_result(fabricated: Fabricated) -> None:
+    done = fabricated.runs[1]
+    result = done.run_dir.result_path.read_bytes()
+    for run in fabricated.runs:
+        os.utime(run.run_dir.result_path, (START + 60, START + 60))
+    at_work(fabricated, 1, 99, START + 70)
+    parent = fabricated.collect().parent_run_id
+    done.run_dir.result_path.write_bytes(result)
+    os.utime(done.run_dir.result_path, (START + 65, START + 65))
+    fabricated.runs[1] = done
+    fabricated.collect()
+    metrics = connect(uri_of(fabricated)).get_run(parent).data.metrics
+    assert metrics == {"sweep/completed": 2.0, "sweep/percent_done": 100.0}
 
 
 def test_progress_report_and_a_users_words_share_the_description(fabricated: Fabricated, tmp_path: Path) -> None:

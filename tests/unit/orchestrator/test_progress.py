@@ -22,8 +22,9 @@ def run(folder: Path, number: int, state: RunState, *, step: int = 0, reason: st
         run_dir.result_path.write_text("{}")
         os.utime(run_dir.result_path, (1000 + number, 1000 + number))
     elif step:
-        status = Status(phase=Phase.TRAINING, attempt=1, step=step, total_steps=100, heartbeat=2000.5)
+        status = Status(phase=Phase.TRAINING, attempt=1, step=step, total_steps=100, heartbeat=1.0)
         atomic.write_json(run_dir.status_path, status.to_json())
+        os.utime(run_dir.status_path, (2000.5, 2000.5))
     return RunView(f"{number:012x}", number, {"seed": str(number)}, state, reason, "local", "1", 1, run_dir)
 
 
@@ -31,7 +32,7 @@ def test_progress_counts_each_run_alike_and_is_100_only_when_all_is_done(tmp_pat
     completed = [run(tmp_path, number, RunState.COMPLETED) for number in range(199)]
     working = run(tmp_path, 200, RunState.RUNNING, step=99)
     found = progress_of([*completed, working])
-    assert (found.percent_done, found.time_ms) == (99, 2_000_500)
+    assert (found.percent_done, found.time_ms, found.completed_ms) == (99, 2_000_500, 1_198_000)
     assert progress_of(completed).percent_done == 100
     assert progress_of([run(tmp_path, 300, RunState.PLANNED)]).time_ms == 0
 
