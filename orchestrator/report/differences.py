@@ -59,7 +59,7 @@ def check_baseline(rows: Sequence[str], baseline: str | None) -> None:
     more = f", … ({len(rows)} in all)" if len(rows) > _MAX_NAMED else ""
     raise InputError(
         f"report.baseline: no row is called {baseline!r}"
-        + (f"; did you mean {close[0]!r}?" if close else ";")
+        + (f"; did you mean {close[0]!r}?" if close else ".")
         + f" The rows are: {', '.join(map(repr, rows[:_MAX_NAMED]))}{more}"
     )
 

@@ -60,8 +60,8 @@ class _Wanted:
 
 
 def setup_of(config: Mapping[str, Any]) -> Setup | None:
-    """What the papers would call a run, from the ``config`` of its ``spec.json``; None of an empty one."""
-    if not config:
+    """What the papers would call a run, from the ``config`` of its ``spec.json``; None of one that lacks a section."""
+    if not {"method", "data", "train", "backbone"} <= config.keys():
         return None
     method, data, train, backbone = (config[name] for name in ("method", "data", "train", "backbone"))
     knn = (config.get("evaluate") or {}).get("knn") or {}
@@ -83,14 +83,14 @@ def setup_of(config: Mapping[str, Any]) -> Setup | None:
 
 def _data(data: Mapping[str, Any]) -> tuple[str, str, str]:
     """Data set, profile and list of the training images, as the papers name them."""
-    name = data["label"] or data["name"] if data["name"] == "image_folder" else data["name"]
+    name = data.get("label") or data["name"] if data["name"] == "image_folder" else data["name"]
     dataset = _DATASETS.get(name, name)
     profile = data["profile"]
     isd_list = _ISD_LIST.fullmatch(profile.get("label", ""))
     match profile["name"]:
         case "list_file" if isd_list and dataset == "imagenet1k":
             return "imagenet38", "unbalanced", isd_list[1]
-        case "long_tailed" if profile["size"] is None:
+        case "long_tailed" if profile.get("size") is None:
             return dataset, "long_tailed_100" if profile["imbalance"] == 100 else "long_tailed", ""
         case "full":
             return dataset, "balanced", ""
