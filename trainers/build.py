@@ -40,6 +40,7 @@ from trainers.optimizers import build_optimizer
 from trainers.rundir import RunDir
 from trainers.speed import Speedometer
 from trainers.stopping import Boundary
+from trainers.system import SystemMonitor
 from trainers.training import Training, all_ranks
 
 
@@ -117,6 +118,7 @@ def build(run_dir: RunDir, spec: Spec, journal: Journal, attempt: int, stop_requ
         boundary=Boundary(stop_requested, config.runtime.checkpoint_every_s, all_ranks()),
         means=RunningMeans(device, all_ranks()),
         speed=Speedometer(),
+        system=SystemMonitor(run_dir.path) if rank() == 0 else None,
     )
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -68,7 +68,7 @@ class MetricsFile:
     def __init__(self, path: Path, resume_offset: int, final_offset: int) -> None:
         kept = max(resume_offset, final_offset)
         self._written = {
-            (line["step"], frozenset(line["metrics"])) for line in atomic.read_jsonl(path, resume_offset, kept)
+            (line["step"], _measured(line["metrics"])) for line in atomic.read_jsonl(path, resume_offset, kept)
         }
         self._file: BinaryIO = open(path, "ab")  # noqa: SIM115 - closed by close()
         size = os.fstat(self._file.fileno()).st_size
@@ -79,7 +79,7 @@ class MetricsFile:
 
     def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Append what was measured at ``step``, unless exactly this stands there already."""
-        if (step, frozenset(metrics)) in self._written:
+        if (step, _measured(metrics)) in self._written:
             return
         line = Metric(step=step, epoch=epoch, time=time.time(), metrics=dict(metrics))
         self._file.write(json.dumps(line.to_json(), allow_nan=False).encode() + b"\n")
@@ -96,6 +96,11 @@ class MetricsFile:
         except OSError as error:
             # What the last write could not write, it has raised; closing tries once more.
             logger.warning("%s: %s", self._file.name, error)
+
+
+def _measured(metrics: Iterable[str]) -> frozenset[str]:
+    """The names by which a line is known again: what is said of the machine comes and goes with the clock."""
+    return frozenset(name for name in metrics if not name.startswith("system/"))
 
 
 class Journal:

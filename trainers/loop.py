@@ -138,6 +138,8 @@ def write_line(training: Training) -> None:
     metrics = {f"train/{name}": value for name, value in means.items()}
     metrics["train/lr"] = training.learning_rate(training.step - 1)
     metrics["system/images_per_s"] = images_per_s
+    if training.system is not None:
+        metrics |= training.system.look()
     training.journal.write(training.step, training.progress.epoch, metrics)
     training.journal.measured(loss=means["loss"], images_per_s=images_per_s)
     if training.ends_epochs(1):

@@ -25,6 +25,7 @@ from trainers.methods.base import Method, Progress
 from trainers.rundir import RunDir
 from trainers.speed import Speedometer
 from trainers.stopping import Boundary
+from trainers.system import SystemMonitor
 
 
 @dataclass(kw_only=True)
@@ -36,6 +37,7 @@ class Training:
         model: what is called to train: the method, or DistributedDataParallel around it.
         boundary: what the ranks agree on between two steps.
         means: of the values logged since the last line of metrics.
+        system: looks at the machine, on rank 0 alone.
         step: optimizer steps done.
         untrained: evaluation of the encoder before the first step; None if it is not wanted or not done yet.
         best: the encoder as of its best evaluation, on rank 0 alone; None if it is not wanted or none was done yet.
@@ -55,6 +57,7 @@ class Training:
     boundary: Boundary
     means: RunningMeans
     speed: Speedometer
+    system: SystemMonitor | None = None
     step: int = 0
     untrained: Assessment | None = None
     best: Best | None = None
