@@ -162,7 +162,10 @@ def make_report(session: Session, name: str, output: Path | None, console: Conso
     from orchestrator.report import build_report, render_summary, write_report
 
     view, runs, uri = experiment_view(session, name)
-    report = build_report(view, runs)
+    try:
+        report = build_report(view, runs)
+    except ValueError as error:
+        raise EnvironmentProblem(str(error)) from error
     figures = report_figures(report, view, runs)
     paths = write_report(report, output or session.workspace.report_dir(name), figures)
     if console is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.figures.classes import MAX_NAMED, per_class_figure
 from orchestrator.figures.groups import group_metrics, groups_figure
 from orchestrator.figures.layers import layer_accuracies, layers_figure
@@ -25,7 +26,7 @@ def report_figures(report: Report, experiment: ExperimentView, runs: Sequence[Ru
         runs: whose metrics files the curves are read from.
 
     Raises:
-        ValueError: a file of a run directory is damaged; the message names it.
+        EnvironmentProblem: a metrics file is damaged; the message names it.
     """
     with drawing():
         return list(_figures(report, experiment, runs))
@@ -35,18 +36,22 @@ def _figures(report: Report, experiment: ExperimentView, runs: Sequence[RunView]
     placement = Placement.of(experiment, report)
     headline = experiment.report.metrics
     known = dict.fromkeys(metric for run in report.runs if not run.is_early for metric in run.metrics)
-    curves = read_curves(placement, {run.run_id: run.run_dir for run in runs})
+    try:
+        curves = read_curves(placement, {run.run_id: run.run_dir for run in runs})
+    except ValueError as error:
+        raise EnvironmentProblem(str(error)) from error
     spread = "one sample standard deviation to each side"
     mean = f"Mean over {' and '.join(report.table.over) or 'runs'} ({_numbers(placement)})"
     # Of more rows no bands are drawn.
     banded = f"{mean}, with a band of {spread}" if len(placement.rows) <= MAX_BANDS else mean
     if report.panels:
         many = any(len(panel.classes) > MAX_NAMED for panel in report.panels)
-        each = "of bins of classes" if many else "of each class. Grey: its training images (right axis)"
+        of_what = "bins of classes" if many else "each class"
+        grey = "" if many else " Grey: training images of each class (right axis)."
         yield DrawnFigure(
             "per_class",
             "Accuracy against class frequency",
-            f"{banded}, {each}. Dotted: chance.",
+            f"Accuracy on {of_what}. {banded}.{grey} Dotted: chance.",
             *per_class_figure(report, placement, *_FORMS),
         )
     if thirds := group_metrics(report.table):

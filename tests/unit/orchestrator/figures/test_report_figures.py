@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.figures import report_figures
 from orchestrator.figures.classes import bin_means, class_axis, per_class_figure
 from orchestrator.figures.layers import layer_accuracies, whole_network_protocols
@@ -169,7 +170,7 @@ def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
     material = reported(tmp_path, grid(1, profiles=1, seeds=1))
     damaged = material[2][0].run_dir.metrics_path
     damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
-    with pytest.raises(ValueError, match=re.escape(str(damaged))):
+    with pytest.raises(EnvironmentProblem, match=re.escape(str(damaged))):
         report_figures(*material)
 
 
