@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,7 +110,7 @@ def _write_model(folder: Path, run: RunView, config: Mapping[str, Any], run_id: 
         _describe_graph(description, side, torch_version(graph))
         (folder / "requirements.txt").write_text(f"torch=={torch_version(graph).partition('+')[0]}\n")
     except NotExportedError as error:
-        (folder / _GRAPH).unlink(missing_ok=True)
+        shutil.rmtree((folder / _GRAPH).parent, ignore_errors=True)
         problem = str(error)
     description.metadata = {"method": config["method"]["name"], "data": config["data"]["name"], **origin}
     description.save(str(folder / "MLmodel"))
