@@ -45,6 +45,13 @@ class Browser:
         self.driver.get(url)
         self.wait_for_texts(*expected)
 
+    def open_model_of(self, run_page: str, *expected: str) -> None:
+        """Follow a run's link to its logged model, and wait until that page shows these texts."""
+        self.open(run_page, "Logged models")
+        link = self.wait_for(lambda: self.all('a[href*="/models/m-"]'), "a link to the model")[0]
+        self.open(str(link.get_attribute("href")), *expected)
+        assert "/models/m-" in self.driver.current_url
+
     def wait_for_texts(self, *expected: str) -> None:
         self.wait_for(lambda: all(text in self.text() for text in expected), f"{expected} on the page")
 
@@ -76,6 +83,16 @@ class Browser:
             return wait.until(answer)
         except TimeoutException as error:
             raise AssertionError(f"{self.driver.current_url} does not show {what}:\n{self.text()}") from error
+
+    def settled_screenshot(self) -> bytes:
+        """The page as PNG, once it no longer changes."""
+        last = [b""]
+
+        def is_settled() -> bytes:
+            seen, last[0] = last[0], self.driver.get_screenshot_as_png()
+            return last[0] if seen == last[0] else b""
+
+        return self.wait_for(is_settled, "the same for a moment")
 
     def requested(self) -> list[str]:
         """Addresses of everything that the page loaded besides itself."""

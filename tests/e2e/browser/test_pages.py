@@ -73,8 +73,9 @@ def test_the_last_link_compares_the_best_run_of_each_cell(browser: Browser, ui: 
     browser.open(ui.links["compare"], "Comparing 6 Runs from 1 Experiment", *best)
 
 
-def test_a_figure_of_the_report_is_shown(browser: Browser, ui: Served) -> None:
-    browser.open(ui.run_page(NAME, "/artifacts/report/groups.png"), "report/groups.png")
+@pytest.mark.parametrize(("run", "figure"), [(NAME, "report/groups.png"), (RUN, "figures/loss.png")])
+def test_figures_are_shown(browser: Browser, ui: Served, run: str, figure: str) -> None:
+    browser.open(ui.run_page(run, f"/artifacts/{figure}"), figure)
     browser.wait_for(lambda: [width for width, _ in pictures(browser) if width > 300], "the figure")
 
 
@@ -86,11 +87,9 @@ def pictures(browser: Browser) -> list[tuple[int, int]]:
 
 
 def test_a_model_page_has_the_metrics_of_its_run(browser: Browser, ui: Served, grid: Grid) -> None:
-    browser.open(ui.run_page(RUN), RUN, "Logged models")
     run = next(run for run in grid[1] if run.name == RUN)
-    browser.wait_for(lambda: browser.all('a[href*="/models/m-"]'), "a link to the model")[0].click()
-    expected = run.accuracies(1)["eval/knn/few"]
-    browser.wait_for_texts("Ready", "eval/knn/few", str(expected), "digits")
+    few = str(run.accuracies(1)["eval/knn/few"])
+    browser.open_model_of(ui.run_page(RUN), RUN, "Ready", "eval/knn/few", few, "digits")
 
 
 def test_the_parent_run_begins_with_progress_and_report(browser: Browser, ui: Served, grid: Grid) -> None:
