@@ -117,11 +117,18 @@ def _draw_points(axis: Axes, rows: Sequence[NetworkPoints]) -> None:
             elinewidth=0.9,
             label=row.row,
         )
-    both = np.concatenate([values for row in rows for values in (row.student, row.teacher)])
+    # Whiskers reach beyond the runs themselves.
+    both = np.concatenate([_reach(values) for row in rows for values in (row.student, row.teacher)])
     margin = max(1.0, 0.08 * float(np.ptp(both)))
     ends = (both.min() - margin, both.max() + margin)
     axis.plot(ends, ends, color=GREY, linestyle=":", linewidth=1, zorder=1)
     axis.set(xlim=ends, ylim=ends)
+
+
+def _reach(values: Floats) -> Floats:
+    """The values, and the ends of the whiskers around their mean."""
+    spread = _std(values) or 0.0
+    return np.append(values, [values.mean() - spread, values.mean() + spread])
 
 
 def _std(values: Floats) -> float | None:
