@@ -49,7 +49,7 @@ class Browser:
         """Follow a run's link to its logged model, and wait until that page shows these texts."""
         self.open(run_page, "Logged models")
         link = self.wait_for(lambda: self.all('a[href*="/models/m-"]'), "a link to the model")[0]
-        self.open(str(link.get_attribute("href")), *expected)
+        self.open(f"{link.get_attribute('href')}?workflowType=machine_learning", *expected)
         assert "/models/m-" in self.driver.current_url
 
     def wait_for_texts(self, *expected: str) -> None:
