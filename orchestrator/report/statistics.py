@@ -138,6 +138,6 @@ def _spreads(std: float, size: float) -> bool:
 
 def _special() -> Any:
     """SciPy's distribution functions, which take a moment to import."""
-    from scipy import special  # type: ignore[import-untyped]
+    from scipy import special
 
     return special

@@ -62,7 +62,7 @@ def embed(shown: Sample, embedding: config.Embedding, seed: int) -> npt.NDArray[
         ImportError: the method's package is not installed.
     """
     from sklearn.decomposition import PCA
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     count, width = shown.features.shape
     if count < 4:
