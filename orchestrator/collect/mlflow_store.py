@@ -7,6 +7,7 @@ run, is not used anywhere.
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 #: What MLflow's REST API takes in one request.
 MAX_BATCH = 1000
 _PAGE = 1000
+#: MLflow looks for an equal data set and then adds one, without a lock: of two runs that bring the same one at the same
+#: moment, it refuses the second. Runs of one grid mostly share theirs.
+_LOGS_DATASETS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,8 @@ class MlflowStore:
         from mlflow.entities import DatasetInput as MlflowInput
 
         entity = Dataset(dataset.name, dataset.digest, "local", dataset.source, profile=dataset.profile)
-        self.client.log_inputs(run_id, [MlflowInput(entity, [InputTag("mlflow.data.context", "training")])])
+        with _LOGS_DATASETS:
+            self.client.log_inputs(run_id, [MlflowInput(entity, [InputTag("mlflow.data.context", "training")])])
 
     def upload(self, run_id: str, artifact: Artifact) -> None:
         """Store an artifact, in place of an older one of the same name."""
