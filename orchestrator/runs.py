@@ -17,10 +17,12 @@ class TrackingOptions:
     Attributes:
         checkpoints: ``last``, ``all``, ``link``, ``none``, ``best:<metric>`` or ``every:<epochs>``.
         register_models: whether the final encoder becomes a version of a registered model.
+        figures: whether figures of each finished run are drawn and uploaded.
     """
 
     checkpoints: str = "last"
     register_models: bool = False
+    figures: bool = True
 
 
 @dataclass(frozen=True)

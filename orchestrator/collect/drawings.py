@@ -25,6 +25,8 @@ def upload_figures(store: MlflowStore, mlflow_run_id: str, run: RunView) -> int:
     Raises:
         MlflowException, OSError: the store is in trouble.
     """
+    if not run.tracking.figures:
+        return 0
     from orchestrator.figures import run_figures
 
     try:

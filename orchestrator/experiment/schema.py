@@ -285,6 +285,8 @@ class Tracking(Section):
     checkpoints: Annotated[str, AfterValidator(_checkpoints)] = "last"
     #: Whether the final encoder becomes a version of the registered model ``<experiment>-<method>``.
     register_models: bool = False
+    #: Whether figures of each finished run are drawn and uploaded; half a second of a core for each run.
+    figures: bool = True
 
 
 def _reference(name: str) -> str:

@@ -53,8 +53,6 @@ def test_a_completed_run_is_in_the_store_with_everything(fabricated: Fabricated)
         "checkpoint/step_10/manifest.json",
         "checkpoint/step_10/state.pt",
         "dataset.json",
-        "figures/class_histogram.png",
-        "figures/loss.png",
         "logs/attempt_1/attempt.json",
         "logs/attempt_1/rank_0.log",
         "result.json",
