@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,7 +44,11 @@ def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[R
             confidence=report.confidence,
             detect=report.detect,
         ),
-        tracking=TrackingOptions(checkpoints=tracking.checkpoints, register_models=tracking.register_models),
+        tracking=TrackingOptions(
+            checkpoints=tracking.checkpoints,
+            register_models=tracking.register_models,
+            figures=tracking.figures,
+        ),
         extended=row.settings.get("extended", {}),
     )
     newest = session.ledger.newest_jobs(name)
@@ -68,10 +73,10 @@ def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[R
     return view, runs, tracking.uri
 
 
-def collect_now(session: Session, name: str) -> CollectSummary:
-    """Bring what is new into the experiment's store."""
+def collect_now(session: Session, name: str, notice: Callable[[str], None] | None = None) -> CollectSummary:
+    """Bring what is new into the experiment's store. ``notice`` is told of trouble that is waited for."""
     view, runs, uri = experiment_view(session, name)
-    return collect(view, runs, uri=uri, workspace=session.workspace, cursors=session.ledger)
+    return collect(view, runs, uri=uri, workspace=session.workspace, cursors=session.ledger, notice=notice)
 
 
 class Collecting:
@@ -123,10 +128,27 @@ class Collecting:
 
 
 def collect_once(session: Session, name: str, *, follow: bool, as_json: bool) -> None:
-    """``sweep collect``; with ``follow`` again and again until the experiment is settled."""
+    """``sweep collect``; with ``follow`` again and again until the experiment is settled, also through trouble.
+
+    A store that cannot be used from the start ends the command: the next word is the user's.
+    """
+    trouble: str | None = None
+    is_first = True
     while True:
         is_settled = session.controller.snapshot(name).is_settled  # asked first: what ends meanwhile is collected next
-        summary = collect_now(session, name)
+        try:
+            summary = collect_now(session, name, _say)
+        except EnvironmentProblem as error:
+            if is_first or not follow:
+                raise
+            if trouble is None:
+                trouble = str(error)
+                _say(trouble)
+            time.sleep(_COLLECT_INTERVAL_S)
+            continue
+        if trouble is not None:
+            _say("the tracking store works again")
+        trouble, is_first = None, False
         if as_json:
             print_json(
                 {
@@ -144,6 +166,10 @@ def collect_once(session: Session, name: str, *, follow: bool, as_json: bool) ->
         if not follow or is_settled:
             return
         time.sleep(_COLLECT_INTERVAL_S)
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True, highlight=False).print(sentence, style="yellow", soft_wrap=True)
 
 
 def _print_summary(console: Console, summary: CollectSummary) -> None:

@@ -114,8 +114,9 @@ class Patience:
 class PatientClient:
     """An :class:`MlflowClient` whose requests are repeated while the store is in trouble.
 
-    Not those that create something, because the answer may be lost and not the request: their callers look for what
-    they may have created, and then create it.
+    Not those that create or link something, because the answer may be lost and not the request: MLflow would then have
+    it twice, or refuse to have it twice. The whole run is gone through again instead, which begins with a look at what
+    is there.
     """
 
     def __init__(self, client: MlflowClient, patience: Patience) -> None:
@@ -124,7 +125,7 @@ class PatientClient:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if not callable(method) or name.startswith("create_"):
+        if not callable(method) or name.startswith(("create_", "log_inputs", "log_outputs")):
             return method
         return lambda *args, **kwargs: self._patience.call(lambda: method(*args, **kwargs))
 

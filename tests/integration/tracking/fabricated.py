@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.collect import CollectSummary, collect
 from orchestrator.collect.store import connect
-from orchestrator.runs import ExperimentView, RunView
+from orchestrator.runs import ExperimentView, RunView, TrackingOptions
 from orchestrator.state import RunState
 from orchestrator.workspace import Workspace
 from trainers.config import ISD, Data, LongTailed, MoCoV2, RunConfig
@@ -42,10 +42,11 @@ class Fabricated:
 
     workspace: Workspace
     runs: list[RunView]
+    name: str = "digits-lt"
 
     @property
     def experiment(self) -> ExperimentView:
-        return ExperimentView("digits-lt", "name: digits-lt\n", Path("experiments/digits_lt.yaml"), AXES)
+        return ExperimentView(self.name, "name: digits-lt\n", Path("experiments/digits_lt.yaml"), AXES)
 
     @property
     def cursors(self) -> JsonCursors:
@@ -66,6 +67,8 @@ def view(workspace: Workspace, position: int, run_id: str, axes: dict[str, str],
         job_id="4711",
         attempts=1,
         run_dir=workspace.run_dir(run_id),
+        # Of so many runs, drawing would take most of the time.
+        tracking=TrackingOptions(figures=False),
     )
 
 
@@ -138,10 +141,10 @@ def write_end(run_dir: RunDir, run_id: str, steps: int, finished: float = START 
 # --- reading a store back ---------------------------------------------------------------------------------------------
 
 
-def contents(uri: str) -> dict[str, Any]:
+def contents(uri: str, name: str = "digits-lt") -> dict[str, Any]:
     """Everything that the store holds of the experiment, without MLflow's own ids: two equal stores are equal here."""
     client = connect(uri)
-    experiment = client.get_experiment_by_name("digits-lt")
+    experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     parents = client.search_runs([experiment.experiment_id], "tags.`sweep.role` = 'experiment'")
     assert len(parents) == 1

@@ -1,0 +1,98 @@
+"""A proxy in front of a tracking server that fails as networks, gateways and servers do."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from urllib.parse import urlsplit
+
+
+class Fate(Enum):
+    """What becomes of one request."""
+
+    PASSED = auto()
+    DELAYED = auto()
+    DROPPED = auto()  # the connection is closed, and the server never hears of it
+    ANSWER_LOST = auto()  # carried out, and the connection is closed
+    UNAVAILABLE = auto()
+    BROKEN = auto()
+    TOO_MANY = auto()
+    REFUSED_LOGIN = auto()
+
+
+_STATUS = {Fate.UNAVAILABLE: 503, Fate.BROKEN: 500, Fate.TOO_MANY: 429, Fate.REFUSED_LOGIN: 401}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as the proxy sees it."""
+
+    method: str
+    path: str
+    login: str | None
+
+
+@contextmanager
+def proxy(uri: str, fate: Callable[[Request], Fate]) -> Iterator[str]:
+    """The address of a proxy that asks ``fate`` what to do with each request."""
+    target = urlsplit(uri)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            is_probe = self.path == "/health"
+            chosen = Fate.PASSED if is_probe else fate(Request(self.command, self.path, self.headers["Authorization"]))
+            if chosen in _STATUS:
+                self.answer(_STATUS[chosen], b"<html>trouble</html>")
+                return
+            if chosen is Fate.DELAYED:
+                time.sleep(0.2)
+            if chosen is not Fate.DROPPED:
+                connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
+                headers = {key: value for key, value in self.headers.items() if key not in ("Host", "Authorization")}
+                connection.request(self.command, self.path, body, headers)
+                response = connection.getresponse()
+                content = response.read()
+                connection.close()
+            if chosen in (Fate.DROPPED, Fate.ANSWER_LOST):
+                self.close_connection = True
+                return
+            self.answer(response.status, content, response.getheader("Content-Type") or "")
+
+        def answer(self, status: int, content: bytes, kind: str = "text/html") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - names of the library
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def at_random(share: float, seed: int) -> Callable[[Request], Fate]:
+    """Trouble of every kind for a share of all requests."""
+    moments = random.Random(seed)
+    troubles = [fate for fate in Fate if fate not in (Fate.PASSED, Fate.REFUSED_LOGIN)]
+    return lambda _: moments.choice(troubles) if moments.random() < share else Fate.PASSED
