@@ -100,10 +100,12 @@ def plan_file(asked: Asked, workspace: str | None, *, as_json: bool, show_all: b
     if len(shown) < len(rows):
         console.print(f"… and {len(rows) - len(shown)} more (--all prints them)", style="dim")
     for count in experiment.expansion.excluded:
-        console.print(f"exclude {count.text} removed {count.cells} runs", style="dim")
+        console.print(f"exclude {count.text} removed {display.count_runs(count.cells)}", style="dim")
     for sentence, num_runs in advised.items():
         console.print(f"{sentence} ({num_runs} of {len(rows)} runs)", style="yellow", soft_wrap=True)
-    console.print(f"\n{experiment.name}: {len(rows)} runs, {num_done} done, {len(rows) - num_done} to do")
+    console.print(
+        f"\n{experiment.name}: {display.count_runs(len(rows))}, {num_done} done, {len(rows) - num_done} to do"
+    )
     if to_suggest:
         console.print(f"{to_suggest} more will be suggested, by what these bring")
     if lacking:
@@ -116,11 +118,11 @@ def run_file(asked: Asked, workspace: str | None) -> int:
     """``sweep run``: the exit code is 0 if every run is done, 1 if some are not, 130 after Ctrl-C."""
     experiment, session = _prepare(asked, workspace)
     console = display.console()
-    with Collecting(session, experiment.name) as collecting:
+    with Collecting(session, experiment.name, console) as collecting:
         submission = submit(experiment, session.controller)
         _print_submission(console, submission)
         snapshot, is_interrupted = _watch(session, console, experiment.name, is_stopping=True)
-        collecting.finish(console)
+        collecting.finish()
     console.print(display.summary_line(snapshot))
     if is_interrupted:
         console.print("stopped, every run's state is saved; the same command goes on", style="yellow")
@@ -179,7 +181,7 @@ def _exit_code(snapshot: Snapshot) -> int:
 
 def _print_submission(console: Console, submission: Submission) -> None:
     known = submission.num_runs - submission.num_new
-    line = f"{submission.name}: {submission.num_runs} runs, {submission.num_new} new"
+    line = f"{submission.name}: {display.count_runs(submission.num_runs)}, {submission.num_new} new"
     if known:
         line += f", {submission.num_completed} done already"
     console.print(line)
@@ -343,7 +345,7 @@ def resume_experiment(session: Session, name: str | None, *, as_json: bool) -> N
         display.print_json({"experiment": found, "resumed": count, "states": _state_counts(snapshot)})
         return
     console = display.console()
-    console.print(f"{count} runs resumed" if count else "nothing to resume")
+    console.print(f"{display.count_runs(count)} resumed" if count else "nothing to resume")
     console.print(display.summary_line(snapshot))
 
 

@@ -64,10 +64,15 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def count_runs(number: int) -> str:
+    """``1 run``, ``12 runs``."""
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
 def summary_line(snapshot: Snapshot) -> Text:
     """Experiment, number of runs, how many in each state."""
     counts = {state: count for state, count in count_states(run.state for run in snapshot.runs).items() if count}
-    line = Text.assemble((snapshot.experiment.name, "bold"), f"  {len(snapshot.runs)} runs: ")
+    line = Text.assemble((snapshot.experiment.name, "bold"), f"  {count_runs(len(snapshot.runs))}: ")
     for position, (state, count) in enumerate(counts.items()):
         line.append(", " if position else "").append(f"{count} {state}", style=STATE_STYLES[state])
     if snapshot.to_suggest:

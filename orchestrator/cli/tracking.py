@@ -79,14 +79,35 @@ def collect_now(session: Session, name: str, notice: Callable[[str], None] | Non
     return collect(view, runs, uri=uri, workspace=session.workspace, cursors=session.ledger, notice=notice)
 
 
+class _StoreState:
+    """Says once that the store cannot be used, and once that it can again."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.trouble: str | None = None
+
+    def met(self, trouble: EnvironmentProblem) -> None:
+        """A collection failed."""
+        if self.trouble is None:
+            self._say(f"{trouble}; trying again")
+        self.trouble = str(trouble)
+
+    def works(self) -> None:
+        """A collection succeeded."""
+        if self.trouble is not None:
+            self._say("the tracking store works again")
+        self.trouble = None
+
+
 class Collecting:
     """Collects beside a running sweep, in a thread. A store that is down delays collection, and is said once."""
 
-    def __init__(self, session: Session, name: str) -> None:
+    def __init__(self, session: Session, name: str, console: Console) -> None:
         self._session = session
         self._name = name
+        self._console = console
         self._is_over = threading.Event()
-        self._trouble: str | None = None
+        self._store = _StoreState(self._say)
         # A daemon: after a second Ctrl-C nobody waits for it, and stopping it anywhere does no harm.
         self._thread = threading.Thread(target=self._work, name="collect", daemon=True)
 
@@ -103,6 +124,10 @@ class Collecting:
     ) -> None:
         self._is_over.set()
 
+    def _say(self, sentence: str) -> None:
+        if not self._is_over.is_set():  # what is left at the end, `finish` says
+            self._console.print(sentence, style="yellow", soft_wrap=True)
+
     def _work(self) -> None:
         while not self._is_over.wait(_COLLECT_INTERVAL_S):
             self._try()
@@ -110,18 +135,19 @@ class Collecting:
     def _try(self) -> None:
         try:
             collect_now(self._session, self._name)
-            self._trouble = None
         except EnvironmentProblem as error:
-            self._trouble = str(error)
+            self._store.met(error)
+        else:
+            self._store.works()
 
-    def finish(self, console: Console) -> None:
+    def finish(self) -> None:
         """Collect what is left, after the sweep has settled; say so if the store did not take it."""
         self._is_over.set()
         self._thread.join()
         self._try()
-        if self._trouble is not None:
-            console.print(
-                f"not everything is in MLflow yet: {self._trouble}; `sweep collect {self._name}` brings the rest",
+        if self._store.trouble is not None:
+            self._console.print(
+                f"not everything is in MLflow yet: {self._store.trouble}; `sweep collect {self._name}` brings the rest",
                 style="yellow",
                 soft_wrap=True,
             )
@@ -132,7 +158,7 @@ def collect_once(session: Session, name: str, *, follow: bool, as_json: bool) ->
 
     A store that cannot be used from the start ends the command: the next word is the user's.
     """
-    trouble: str | None = None
+    store = _StoreState(_say)
     is_first = True
     while True:
         is_settled = session.controller.snapshot(name).is_settled  # asked first: what ends meanwhile is collected next
@@ -141,14 +167,11 @@ def collect_once(session: Session, name: str, *, follow: bool, as_json: bool) ->
         except EnvironmentProblem as error:
             if is_first or not follow:
                 raise
-            if trouble is None:
-                trouble = str(error)
-                _say(trouble)
+            store.met(error)
             time.sleep(_COLLECT_INTERVAL_S)
             continue
-        if trouble is not None:
-            _say("the tracking store works again")
-        trouble, is_first = None, False
+        store.works()
+        is_first = False
         if as_json:
             print_json(
                 {

@@ -65,9 +65,12 @@ def set_facts(client: MlflowClient, run: Run, facts: Facts) -> None:
     """
     from mlflow.entities import RunTag
 
-    tags = [RunTag(key, value) for key, value in facts.tags.items() if run.data.tags.get(key) != value]
+    differing = {key: value for key, value in facts.tags.items() if run.data.tags.get(key) != value}
+    tags = [RunTag(key, value) for key, value in differing.items() if value is not None]
     if tags:
         client.log_batch(run.info.run_id, tags=tags)
+    for key in (key for key, value in differing.items() if value is None):
+        client.delete_tag(run.info.run_id, key)
     if (run.info.status, run.info.end_time) == (facts.status, facts.ended_ms):
         return
     if facts.ended_ms is None:

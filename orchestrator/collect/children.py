@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 #: So many runs are looked for one by one; for more, all are read.
 _FEW = 20
-_PAGE = 1000
 
 
 @dataclass
@@ -83,16 +82,4 @@ class Children:
             yield str(run.info.run_id)
 
     def _pages(self, condition: str) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self.store.client.search_runs(
-                [self.store.experiment_id],
-                f"tags.`{MLFLOW_PARENT_TAG}` = '{self.parent_id}'{condition}",
-                max_results=_PAGE,
-                order_by=["attributes.start_time"],
-                page_token=token,
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return self.store.search(f"tags.`{MLFLOW_PARENT_TAG}` = '{self.parent_id}'{condition}")

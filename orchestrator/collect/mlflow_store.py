@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from orchestrator.collect.payload import (
     ROLE_TAG,
     RUN_ID_TAG,
     DatasetInput,
-    Facts,
     Point,
 )
 from orchestrator.errors import EnvironmentProblem
@@ -45,9 +43,6 @@ class MetricLink:
     model_id: str | None = None
     dataset_name: str | None = None
     dataset_digest: str | None = None
-
-
-_UNLINKED = MetricLink()
 
 
 @dataclass(frozen=True)
@@ -75,13 +70,13 @@ class MlflowStore:
 
     def find_parent(self) -> str | None:
         """MLflow's id of the experiment's parent run; the oldest, should there be two."""
-        found = list(self._search(f"tags.`{ROLE_TAG}` = '{PARENT_ROLE}'"))
+        found = list(self.search(f"tags.`{ROLE_TAG}` = '{PARENT_ROLE}'"))
         return found[0].info.run_id if found else None
 
     def find_children(self, parent_id: str) -> dict[str, str]:
         """Our run id -> MLflow's id, of every child of the parent; the oldest, should there be two."""
         children: dict[str, str] = {}
-        for run in self._search(f"tags.`{MLFLOW_PARENT_TAG}` = '{parent_id}'"):
+        for run in self.search(f"tags.`{MLFLOW_PARENT_TAG}` = '{parent_id}'"):
             children.setdefault(run.data.tags.get(RUN_ID_TAG, ""), run.info.run_id)
         return children
 
@@ -90,7 +85,8 @@ class MlflowStore:
         run = self.client.create_run(self.experiment_id, start_time=started_ms, tags=dict(tags), run_name=name)
         return str(run.info.run_id)
 
-    def _search(self, condition: str) -> Iterator[Run]:
+    def search(self, condition: str) -> Iterator[Run]:
+        """Runs of the experiment that a filter of MLflow's finds, the oldest first."""
         token = None
         while True:
             page = self.client.search_runs(
@@ -102,46 +98,6 @@ class MlflowStore:
                 return
 
     # --- writing ------------------------------------------------------------------------------------------------------
-
-    def log_points(self, run_id: str, points: Iterable[Point], link: MetricLink = _UNLINKED) -> int:
-        """Add points in batches; equal points are stored once. Returns how many were sent."""
-        from mlflow.entities import Metric
-
-        sent = 0
-        remaining = iter(points)
-        while batch := [
-            Metric(
-                point.key,
-                point.value,
-                point.timestamp_ms,
-                point.step,
-                link.model_id,
-                link.dataset_name,
-                link.dataset_digest,
-            )
-            for point in islice(remaining, MAX_BATCH)
-        ]:
-            self.client.log_batch(run_id, metrics=batch)
-            sent += len(batch)
-        return sent
-
-    def log_missing_params(self, run: Run, params: Mapping[str, str]) -> None:
-        """Add the parameters that the run does not have; those that it has can never change."""
-        from mlflow.entities import Param
-
-        missing = [Param(key, value) for key, value in params.items() if key not in run.data.params]
-        if missing:
-            self.client.log_batch(run.info.run_id, params=missing)
-
-    def set_facts(self, run_id: str, facts: Facts) -> None:
-        """Tags first, then the status: a run that shows as finished has everything."""
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in facts.tags.items()])
-        if facts.ended_ms is None:
-            self.client.update_run(run_id, status=facts.status)
-        else:
-            self.client.set_terminated(run_id, facts.status, facts.ended_ms)
 
     def set_experiment_tags(self, tags: Mapping[str, str]) -> None:
         """Set those tags of the MLflow experiment that differ."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.collect import payload
+from orchestrator.collect.batches import send, set_facts
 from orchestrator.collect.cursor import Cursor, ExperimentCursors
 from orchestrator.collect.mlflow_store import MlflowStore
 from orchestrator.collect.progress import news, progress_of, progress_text, with_section
@@ -57,10 +58,11 @@ class ParentRun:
         if cursor.seen == seen:
             return
         known = self.store.client.get_run(cursor.mlflow_run_id)
-        self.store.log_points(cursor.mlflow_run_id, news(progress, known.data.metrics, known.info.start_time))
+        points = news(progress, known.data.metrics, known.info.start_time)
+        send(self.store.client, cursor.mlflow_run_id, points, {}, {})
         facts = payload.parent_facts(self.experiment, runs, payload.experiment_ended_ms(runs))
         note = with_section(known.data.tags.get(NOTE_TAG, ""), "progress", progress_text(progress))
-        self.store.set_facts(cursor.mlflow_run_id, replace(facts, tags={**facts.tags, NOTE_TAG: note}))
+        set_facts(self.store.client, known, replace(facts, tags={**facts.tags, NOTE_TAG: note}))
         self.cursors.put("", replace(cursor, seen=seen))
 
     def show_report(self, files: Sequence[Path], summary: str) -> None:

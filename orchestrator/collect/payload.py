@@ -55,11 +55,11 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What may change about an MLflow run: its status, its end and its tags."""
+    """What may change about an MLflow run: its status, its end and its tags, of which one that is None is not there."""
 
     status: str
     ended_ms: int | None
-    tags: Mapping[str, str]
+    tags: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,10 @@ def ended_ms(run: RunView, result: Result | None) -> int | None:
 
 def run_facts(run: RunView, provenance: Mapping[str, Any], result: Result | None) -> Facts:
     """Status and tags of a run's MLflow run."""
-    tags = {
+    tags: dict[str, str | None] = {
         RUN_ID_TAG: run.run_id,
         "sweep.state": run.state.value,
-        "sweep.reason": run.reason[:_MAX_TAG],
+        "sweep.reason": run.reason[:_MAX_TAG] or None,
         "sweep.backend": run.backend,
         "sweep.job_id": run.job_id,
         "sweep.attempts": str(run.attempts),
@@ -215,14 +215,14 @@ def run_facts(run: RunView, provenance: Mapping[str, Any], result: Result | None
 def parent_facts(experiment: ExperimentView, runs: Sequence[RunView], ended: int | None) -> Facts:
     """Status and tags of the parent run: how many runs are in which state."""
     counts = count_states(run.state for run in runs)
-    tags = {
+    tags: dict[str, str | None] = {
         ROLE_TAG: PARENT_ROLE,
         "mlflow.runName": experiment.name,
         "mlflow.source.name": experiment.file_path.name,
         "mlflow.source.type": "PROJECT",
         "sweep.axes": ", ".join(experiment.axes),
         "sweep.runs": str(len(runs)),
-        **{f"sweep.runs.{state.value}": str(number) for state, number in counts.items()},
+        **{f"sweep.runs.{state.value}": str(number) if number else None for state, number in counts.items()},
     }
     return Facts(parent_status(counts), ended, tags)
 

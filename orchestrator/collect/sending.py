@@ -130,7 +130,8 @@ class _Sending:
         found_id = self._children.find(run.run_id)
         found = None if found_id is None else self._store.living_run(found_id)
         if found is None:
-            found = self._children.create(run.run_id, run.name, payload.started_ms(run), files.facts.tags)
+            tags = {key: value for key, value in files.facts.tags.items() if value is not None}
+            found = self._children.create(run.run_id, run.name, payload.started_ms(run), tags)
         cursor = Cursor(found.info.run_id, parent_id)
         self._put(cursor)
         return found, cursor

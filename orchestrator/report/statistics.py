@@ -16,7 +16,7 @@ POWER = 0.8
 #: five the power is what was asked for (Browne 1995).
 SPREAD_CONFIDENCE = 0.8
 #: More seeds than anybody trains: where the search ends.
-MOST_SEEDS = 100_000
+MOST_SEEDS = 1_000
 #: Noncentrality beyond which SciPy's distribution gives up.
 _LARGE_SHIFT = 20.0
 #: Differences that spread by less than this share of the values differ by rounding only.

@@ -235,12 +235,12 @@ def test_commands_find_the_cluster_by_the_environment_and_lead_to_its_dashboard(
         environment = {**cluster.environment(), "PYTHONPATH": str(Path.cwd())}
         return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
 
-    assert "small  1 runs: 1 queued" in sweep("submit", "small.yaml")
+    assert "small  1 run: 1 queued" in sweep("submit", "small.yaml")
     status = json.loads(sweep("status", "--json"))
     assert status["dashboards"] == [cluster.address]
     assert f"{cluster.address} shows its jobs" in sweep("status")
     RayCluster.wait_for(lambda: [*tmp_path.glob("sweeps/runs/*/attempts/*/attempt.json")])
     assert json.loads(sweep("status", "--json"))["states"] == {"running": 1}
     assert "launchers start" in sweep("logs", status["runs"][0]["run_id"], "--job")
-    assert "small  1 runs: 1 cancelled" in sweep("cancel")
+    assert "small  1 run: 1 cancelled" in sweep("cancel")
     assert json.loads(sweep("status", "--json"))["dashboards"] == []

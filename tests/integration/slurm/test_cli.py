@@ -84,7 +84,7 @@ def test_watch_says_why_a_run_waits_and_cancel_takes_it_back(user: User) -> None
     assert "held; `scontrol" in user.sweep("status", "x")
     printed = user.sweep("cancel", "x")
     assert printed.startswith("1 jobs are asked to save")
-    assert printed.splitlines()[-1] == "x  1 runs: 1 cancelled"
+    assert printed.splitlines()[-1] == "x  1 run: 1 cancelled"
     user.cluster.wait_for(lambda: not user.cluster.run("squeue", "--noheader"))
 
 
