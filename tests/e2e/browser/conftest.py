@@ -71,7 +71,7 @@ def _mlflow_ids(workspace: Workspace, name: str) -> dict[str, str]:
     return {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Sequence[FinishedRun]]:
     """Finished runs, recognised, collected and reported by ``sweep run``."""
     folder = tmp_path_factory.mktemp("browser")
@@ -81,13 +81,13 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Sequence[
     return workspace, runs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ui(grid: tuple[Workspace, Sequence[FinishedRun]]) -> Iterator[Served]:
     with served(grid[0], NAME) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with started(tmp_path_factory.mktemp("profile")) as found:
         yield found
