@@ -64,14 +64,16 @@ case "${1:-}" in
     logs=$(mktemp -d)
     declare -A cluster_tests
     for cluster in slurm ray; do
-      .venv/bin/pytest -p no:cacheprovider --durations=15 "tests/integration/$cluster" > "$logs/$cluster" 2>&1 &
+      .venv/bin/pytest -p no:cacheprovider --durations=15 \
+        "tests/integration/$cluster" "tests/e2e/test_${cluster}_quickstart.py" > "$logs/$cluster" 2>&1 &
       cluster_tests[$cluster]=$!
     done
     status=0
-    .venv/bin/pytest --durations=15 --ignore=tests/integration/slurm --ignore=tests/integration/ray || status=$?
+    .venv/bin/pytest --durations=15 --ignore-glob='*/integration/slurm' --ignore-glob='*/integration/ray' \
+      --ignore-glob='*/e2e/test_*_quickstart.py' || status=$?
     for cluster in slurm ray; do
       wait "${cluster_tests[$cluster]}" || status=$?
-      echo "--- tests/integration/$cluster ---"
+      echo "--- tests on $cluster ---"
       cat "$logs/$cluster"
     done
     rm -r "$logs"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.state import RunState
@@ -146,6 +150,54 @@ def test_a_store_that_fails_at_any_write_ends_as_if_it_had_not(fabricated: Fabri
         fabricated.collect()
         assert contents(uri_of(fabricated)) == expected, f"write {number}"
     assert number > 20  # every kind of write was refused
+
+
+def collect_and_die(fabricated: Fabricated, number: int) -> None:
+    """Collect until the ``number``-th write, which is not done: a commit, or a file that is opened for it."""
+    import sqlalchemy as sa
+
+    writes = itertools.count(1)
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(arguments[0], str) or not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        if arguments[0].startswith(str(fabricated.workspace.path)):
+            die()
+
+    def die(*_: object) -> None:
+        if next(writes) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sa.event.listen(sa.engine.Engine, "commit", die)
+    sys.addaudithook(look)
+    fabricated.collect()
+
+
+@pytest.mark.parametrize(
+    "stride", [23, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])], ids=["some", "every"]
+)
+def test_a_collector_killed_at_any_write_ends_as_if_it_had_not(tmp_path: Path, empty_store: Path, stride: int) -> None:
+    def fresh(number: int) -> Fabricated:
+        made = fabricate(tmp_path / f"{number:04}", num_runs=1)  # equally long: logs that are cut name their files
+        shutil.copy(empty_store, made.workspace.path / "mlflow.db")
+        return made
+
+    undisturbed = fresh(0)
+    undisturbed.collect()
+    expected = contents(uri_of(undisturbed))
+    # Forked, so that MLflow is imported once; nothing here has opened the store of the child.
+    context = multiprocessing.get_context("fork")
+    for number in itertools.count(1, stride):
+        fabricated = fresh(number)
+        process = context.Process(target=collect_and_die, args=(fabricated, number))
+        process.start()
+        process.join(timeout=120)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        fabricated.collect()
+        assert contents(uri_of(fabricated)) == expected, f"write {number}"
+    assert number > 40  # every kind of write was met
 
 
 def test_killed_collectors_and_two_at_once_leave_every_point_once(tmp_path: Path, empty_store: Path) -> None:
