@@ -62,19 +62,24 @@ case "${1:-}" in
     # Tests on clusters mostly wait, for grace times, holds and nodes that are missed; the others run beside them.
     export OMP_NUM_THREADS=1
     logs=$(mktemp -d)
-    declare -A cluster_tests
-    for cluster in slurm ray; do
-      .venv/bin/pytest -p no:cacheprovider --durations=15 \
-        "tests/integration/$cluster" "tests/e2e/test_${cluster}_quickstart.py" > "$logs/$cluster" 2>&1 &
-      cluster_tests[$cluster]=$!
+    declare -A queues=(
+      [unit]="tests/unit"
+      [slurm]="tests/integration/slurm tests/e2e/test_slurm_quickstart.py"
+      [ray]="tests/integration/ray tests/e2e/test_ray_quickstart.py"
+    )
+    declare -A running
+    for queue in "${!queues[@]}"; do
+      # shellcheck disable=SC2086 # several paths
+      .venv/bin/pytest -p no:cacheprovider --durations=15 ${queues[$queue]} > "$logs/$queue" 2>&1 &
+      running[$queue]=$!
     done
     status=0
-    .venv/bin/pytest --durations=15 --ignore-glob='*/integration/slurm' --ignore-glob='*/integration/ray' \
-      --ignore-glob='*/e2e/test_*_quickstart.py' || status=$?
-    for cluster in slurm ray; do
-      wait "${cluster_tests[$cluster]}" || status=$?
-      echo "--- tests on $cluster ---"
-      cat "$logs/$cluster"
+    .venv/bin/pytest --durations=15 tests/integration tests/e2e --ignore-glob='*/integration/slurm' \
+      --ignore-glob='*/integration/ray' --ignore-glob='*/e2e/test_*_quickstart.py' || status=$?
+    for queue in "${!queues[@]}"; do
+      wait "${running[$queue]}" || status=$?
+      echo "--- $queue: ${queues[$queue]} ---"
+      cat "$logs/$queue"
     done
     rm -r "$logs"
     exit "$status"

@@ -20,6 +20,7 @@ import pytest
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.state import RunState
+from orchestrator.workspace import Workspace
 from tests.integration.tracking.fabricated import (
     START,
     Fabricated,
@@ -177,10 +178,13 @@ def collect_and_die(fabricated: Fabricated, number: int) -> None:
     "stride", [23, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])], ids=["some", "every"]
 )
 def test_a_collector_killed_at_any_write_ends_as_if_it_had_not(tmp_path: Path, empty_store: Path, stride: int) -> None:
+    (run,) = fabricate(tmp_path / "made", num_runs=1).runs
+
     def fresh(number: int) -> Fabricated:
-        made = fabricate(tmp_path / f"{number:04}", num_runs=1)  # equally long: logs that are cut name their files
-        shutil.copy(empty_store, made.workspace.path / "mlflow.db")
-        return made
+        workspace = Workspace(tmp_path / f"{number:04}")  # as long as the others: logs that are cut name their files
+        shutil.copytree(tmp_path / "made", workspace.path)  # with the times of the files, which come into the store
+        shutil.copy(empty_store, workspace.path / "mlflow.db")
+        return Fabricated(workspace, [replace(run, run_dir=workspace.run_dir(run.run_id))])
 
     undisturbed = fresh(0)
     undisturbed.collect()
