@@ -56,7 +56,7 @@ def munged(layout: Layout) -> Daemon:
 
 
 def mariadbd(layout: Layout) -> Daemon:
-    # Nothing here outlives `down`, so no commit waits for the disk. It is handed to the kernel all the same: daemons may
+    # Nothing here outlives `down`, so no commit waits for the disk. The kernel gets it all the same: daemons may
     # be killed, and what was committed is there when they are started again.
     arguments = (
         *("--no-defaults", f"--datadir={layout.database_dir}", f"--socket={layout.database_socket}"),
