@@ -59,7 +59,8 @@ case "${1:-}" in
     if [ $# -gt 1 ]; then
       exec .venv/bin/pytest "${@:2}"
     fi
-    # Tests on clusters mostly wait, for grace times, holds and nodes that are missed; the others run beside them.
+    # Tests on clusters mostly wait, for grace times, holds and nodes that are missed; the others run beside them, and
+    # those that only compute give way.
     export OMP_NUM_THREADS=1
     logs=$(mktemp -d)
     declare -A queues=(
@@ -70,7 +71,8 @@ case "${1:-}" in
     declare -A running
     for queue in "${!queues[@]}"; do
       # shellcheck disable=SC2086 # several paths
-      .venv/bin/pytest -p no:cacheprovider --durations=15 ${queues[$queue]} > "$logs/$queue" 2>&1 &
+      nice -n "$([ "$queue" = unit ] && echo 10 || echo 0)" \
+        .venv/bin/pytest -p no:cacheprovider --durations=15 ${queues[$queue]} > "$logs/$queue" 2>&1 &
       running[$queue]=$!
     done
     status=0

@@ -91,6 +91,7 @@ def test_time_limit(cluster: Cluster, workspace: Path, undisturbed: RunDir, numb
     assert_went_on(job, ["timeout", "done"], undisturbed, numbers_of)
 
 
+@pytest.mark.soak  # CI sees it in the disturbed quickstart
 def test_node_dies(cluster: Cluster, workspace: Path, undisturbed: RunDir, numbers_of: NumbersOf) -> None:
     job = submit(cluster, workspace)
     job.wait_for_step(20)
