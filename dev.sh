@@ -64,20 +64,21 @@ case "${1:-}" in
     export OMP_NUM_THREADS=1
     logs=$(mktemp -d)
     declare -A queues=(
-      [unit]="tests/unit"
+      [computing]="tests/unit tests/integration/test_learning.py"
       [slurm]="tests/integration/slurm tests/e2e/test_slurm_quickstart.py"
       [ray]="tests/integration/ray tests/e2e/test_ray_quickstart.py"
     )
     declare -A running
     for queue in "${!queues[@]}"; do
       # shellcheck disable=SC2086 # several paths
-      nice -n "$([ "$queue" = unit ] && echo 10 || echo 0)" \
+      nice -n "$([ "$queue" = computing ] && echo 5 || echo 0)" \
         .venv/bin/pytest -p no:cacheprovider --durations=15 ${queues[$queue]} > "$logs/$queue" 2>&1 &
       running[$queue]=$!
     done
     status=0
     .venv/bin/pytest --durations=15 tests/integration tests/e2e --ignore-glob='*/integration/slurm' \
-      --ignore-glob='*/integration/ray' --ignore-glob='*/e2e/test_*_quickstart.py' || status=$?
+      --ignore-glob='*/integration/ray' --ignore-glob='*/integration/test_learning.py' \
+      --ignore-glob='*/e2e/test_*_quickstart.py' || status=$?
     for queue in "${!queues[@]}"; do
       wait "${running[$queue]}" || status=$?
       echo "--- $queue: ${queues[$queue]} ---"
