@@ -27,7 +27,7 @@ def send(
 ) -> int:
     """Add points, and parameters that the run does not have. Equal points are stored once.
 
-    Parameters ride with the first points where both fit into one request.
+    Parameters ride with the first points: MLflow counts both against one limit.
 
     Args:
         links: what single points were measured on; the others are linked to nothing.
@@ -38,23 +38,20 @@ def send(
     from mlflow.entities import Metric, Param
 
     remaining = iter(points)
-    batch = list(islice(remaining, MAX_BATCH))
     pairs = [Param(key, value) for key, value in params.items()]
-    while pairs and (len(pairs) > _MAX_PARAMS or len(pairs) + len(batch) > MAX_BATCH):
-        client.log_batch(run_id, params=pairs[:_MAX_PARAMS])
-        pairs = pairs[_MAX_PARAMS:]
     sent = 0
-    while batch or pairs:
+    while True:
+        riding, pairs = pairs[:_MAX_PARAMS], pairs[_MAX_PARAMS:]
         metrics = [
             Metric(key, value, time_ms, step, link.model_id, link.dataset_name, link.dataset_digest)
-            for point in batch
+            for point in islice(remaining, MAX_BATCH - len(riding))
             for key, value, time_ms, step in (point,)
             for link in (links.get(point, _UNLINKED),)
         ]
-        client.log_batch(run_id, metrics=metrics, params=pairs)
-        sent, pairs = sent + len(batch), []
-        batch = list(islice(remaining, MAX_BATCH))
-    return sent
+        if not riding and not metrics:
+            return sent
+        client.log_batch(run_id, metrics=metrics, params=riding)
+        sent += len(metrics)
 
 
 def set_facts(client: MlflowClient, run: Run, facts: Facts) -> None:

@@ -26,6 +26,7 @@ from orchestrator.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 #: What MLflow's REST API takes in one request.
@@ -115,23 +116,23 @@ class MlflowStore:
         with _LOGS_DATASETS:
             self.client.log_inputs(run_id, [MlflowInput(entity, [InputTag("mlflow.data.context", "training")])])
 
-    def upload(self, run_id: str, artifact: Artifact) -> None:
-        """Store an artifact, in place of an older one of the same name."""
-        folder = artifact.folder or None
-        if artifact.linked:
-            self.client.log_text(run_id, link_text(artifact.linked), artifact.name)
-            return
-        if artifact.max_bytes is None:
-            self.client.log_artifact(run_id, str(artifact.path), folder)
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(scratch) / artifact.path.name
-            copy.write_bytes(tail(artifact.path, artifact.max_bytes))
-            self.client.log_artifact(run_id, str(copy), folder)
+    def files_of(self, run: Run) -> ArtifactRepository:
+        """Where the run's artifacts are. The client's own ``log_artifact`` asks the store for the run once more."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    def upload_text(self, run_id: str, text: str, name: str) -> None:
-        """Store a text as an artifact."""
-        self.client.log_text(run_id, text, name)
+        return get_artifact_repository(run.info.artifact_uri, tracking_uri=self.client.tracking_uri)
+
+    def upload(self, run: Run, artifact: Artifact) -> None:
+        """Store an artifact, in place of an older one of the same name."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = artifact.path
+            if artifact.linked or artifact.max_bytes is not None:
+                path = Path(scratch) / path.name
+            if artifact.linked:
+                path.write_text(link_text(artifact.linked))
+            elif artifact.max_bytes is not None:
+                path.write_bytes(tail(artifact.path, artifact.max_bytes))
+            self.files_of(run).log_artifact(str(path), artifact.folder or None)  # type: ignore[no-untyped-call]
 
 
 def open_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> MlflowStore:

@@ -108,7 +108,7 @@ class _Sending:
             raise UnreadableRunError(str(error)) from error
         files = RunFiles.read(run)
         mlflow_run, cursor = self._find_or_create(files)
-        cursor = self._upload_artifacts(cursor)
+        cursor = self._upload_artifacts(mlflow_run, cursor)
         if files.dataset is not None and not (mlflow_run.inputs and mlflow_run.inputs.dataset_inputs):
             self._store.log_dataset(cursor.mlflow_run_id, files.dataset)
         final, link = self._final(mlflow_run, files, cursor)
@@ -139,10 +139,10 @@ class _Sending:
     def _put(self, cursor: Cursor) -> None:
         self._cursors.put(self._run.run_id, cursor)
 
-    def _upload_artifacts(self, cursor: Cursor) -> Cursor:
+    def _upload_artifacts(self, mlflow_run: MlflowRun, cursor: Cursor) -> Cursor:
         for artifact in run_artifacts(self._run):
             if cursor.artifacts.get(artifact.name) != artifact.stamp:
-                self._store.upload(cursor.mlflow_run_id, artifact)
+                self._store.upload(mlflow_run, artifact)
                 self.artifacts += 1
                 cursor = replace(cursor, artifacts={**cursor.artifacts, artifact.name: artifact.stamp})
                 self._put(cursor)
