@@ -17,15 +17,11 @@ import argparse
 import contextlib
 import gc
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,8 +29,8 @@ from orchestrator.collect import collect
 from orchestrator.collect.store import connect
 from orchestrator.runs import ExperimentView, RunView
 from orchestrator.state import RunState
-from orchestrator.ui import free_port
 from orchestrator.workspace import Workspace
+from tests.integration.tracking.servers import served
 from trainers.config import RunConfig
 from trainers.rundir import AttemptRecord, Manifest, Metric, Result, RunDir, atomic
 
@@ -166,29 +162,6 @@ class Ours:
             atomic.write_json(view.run_dir.result_path, result.to_json())
             ended[number] = replace(view, state=RunState.COMPLETED)
         return self.collect(ended)[0] / NUM_WORKING
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A tracking server with one worker on a new database."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(folder / "server.log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
-    try:
-        uri = f"http://127.0.0.1:{port}"
-        while True:
-            assert process.poll() is None, (folder / "server.log").read_text()
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                break
-            time.sleep(0.2)
-        yield uri
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def main() -> None:

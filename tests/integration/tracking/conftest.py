@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.collect.store import connect
-from orchestrator.ui import free_port
 from tests.integration.tracking.fabricated import Fabricated, fabricate
+from tests.integration.tracking.servers import served
 
 
 @pytest.fixture(scope="session")
@@ -39,21 +33,5 @@ def tracking_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path)
     """Address of a tracking server that also takes the files. Its experiments need names of their own."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder / "server.db")
-    uri = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--port", uri.rpartition(":")[2], "--workers=1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(folder / "server.log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                break
-            time.sleep(0.1)
+    with served(folder) as uri:
         yield uri
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
