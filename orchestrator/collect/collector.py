@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.collect import payload
-from orchestrator.collect.children import Children
-from orchestrator.collect.cursor import Cursor, CursorStore, ExperimentCursors
+from orchestrator.collect.cursor import CursorStore, ExperimentCursors
 from orchestrator.collect.mlflow_store import MlflowStore, open_experiment
-from orchestrator.collect.parallel import spread
 from orchestrator.collect.parent import ParentRun
 from orchestrator.collect.retrying import PATIENCE_S, Patience, explained, is_refused_login
-from orchestrator.collect.sending import Outcome, Sender
+from orchestrator.collect.rounds import Brought, Rounds
 from orchestrator.collect.store import (
     artifact_root,
     connect,
@@ -35,9 +33,6 @@ from orchestrator.collect.store import (
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.runs import ExperimentView, RunView
 from orchestrator.workspace import Workspace
-
-#: Runs that are brought to a server at once.
-_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -108,27 +103,25 @@ def collect(
     """
     with _opened(experiment, uri, workspace, cursors, Patience(notice, patience_s)) as opened:
         parent = ParentRun(opened.store, opened.cursors, experiment)
-        parent_id = opened.patience.call(lambda: parent.open(runs))
-        children = Children(opened.store, parent_id, None)
-        sender = Sender(opened.store, opened.cursors, children, opened.patience)
-        changed = [run for run in runs if sender.has_news(run)]
-        outcomes = []
-        for outcome in _brought(sender, changed, opened):
-            outcomes.append(outcome)
+
+        def step(brought: Brought) -> None:
             if progress is not None:
-                points = sum(outcome.points for outcome in outcomes)
-                progress(CollectProgress(len(runs) - len(changed) + len(outcomes), len(runs), points))
+                known = len(runs) - len(brought.changed)
+                progress(CollectProgress(known + len(brought.done), len(runs), brought.points))
+
+        rounds = Rounds(opened.store, opened.cursors, opened.patience, opened.uri.startswith("sqlite"), step)
+        brought = rounds.carry_out(parent, runs)
         # Last, so that an experiment that shows as finished is complete.
-        _show_progress(parent, opened, runs, is_news=bool(changed))
+        _show_progress(parent, opened, runs, is_news=bool(brought.changed))
         return CollectSummary(
             uri=redacted(opened.uri),
             experiment_id=opened.store.experiment_id,
-            parent_run_id=parent_id,
+            parent_run_id=parent.mlflow_run_id,
             runs=len(runs),
-            changed=len(changed),
-            points=sum(outcome.points for outcome in outcomes),
-            artifacts=sum(outcome.artifacts for outcome in outcomes),
-            problems=tuple(outcome.problem for outcome in outcomes if outcome.problem is not None),
+            changed=len(brought.changed),
+            points=brought.points,
+            artifacts=brought.artifacts,
+            problems=tuple(brought.problems[run.run_id] for run in runs if run.run_id in brought.problems),
         )
 
 
@@ -154,28 +147,6 @@ def log_report(
         parent = ParentRun(opened.store, opened.cursors, experiment)
         opened.patience.call(lambda: parent.open(runs))
         parent.show_report(files, summary)
-
-
-def _brought(sender: Sender, changed: Sequence[RunView], opened: _Opened) -> Iterator[Outcome]:
-    """Bring runs, in threads where the store gains by it; in the end once more those that had a twin that stays."""
-    children = sender.children
-    unknown = [run for run in changed if not _has_place(opened.cursors.get(run.run_id), children.parent_id)]
-    if unknown:
-        children.known = opened.store.find_children(children.parent_id)
-    # SQLite has one writer at a time, and what MLflow does beside writing holds the interpreter.
-    is_sqlite = opened.uri.startswith("sqlite")
-    threads = 1 if is_sqlite else _THREADS
-    yield from spread(sender.bring, changed, threads, opened.patience.stop)
-    if is_sqlite:
-        return  # the lock is the store's
-    moved = set(children.settle())
-    if moved:
-        children.known = None
-        yield from spread(sender.bring, [run for run in changed if run.run_id in moved], threads, opened.patience.stop)
-
-
-def _has_place(cursor: Cursor | None, parent_id: str) -> bool:
-    return cursor is not None and cursor.parent_id == parent_id
 
 
 def _show_progress(parent: ParentRun, opened: _Opened, runs: Sequence[RunView], *, is_news: bool) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.collect import payload
-from orchestrator.collect.artifacts import run_artifacts
+from orchestrator.collect.artifacts import file_stamp, run_artifacts
 from orchestrator.collect.batches import send, set_facts
 from orchestrator.collect.children import Children
 from orchestrator.collect.cursor import Cursor, ExperimentCursors
-from orchestrator.collect.drawings import upload_figures
+from orchestrator.collect.drawings import Drawings, upload_figures
 from orchestrator.collect.evidence import appearance, glance
 from orchestrator.collect.mlflow_store import MetricLink, MlflowStore, history
 from orchestrator.collect.models import log_encoder
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 class Outcome:
     """What bringing one run did: points and files sent, and one sentence if it could not be finished."""
 
-    points: int = 0
-    artifacts: int = 0
-    problem: str | None = None
+    run_id: str
+    points: int
+    artifacts: int
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Sender:
     store: MlflowStore
     cursors: ExperimentCursors
     children: Children
+    drawings: Drawings
     patience: Patience
 
     def has_news(self, run: RunView) -> bool:
@@ -57,6 +59,12 @@ class Sender:
         if cursor.glance != seen_at_a_glance:
             self.cursors.put(run.run_id, replace(cursor, glance=seen_at_a_glance))
         return False
+
+    def has_figures_to_draw(self, run: RunView) -> bool:
+        """Whether there is a result that the store does not have yet."""
+        result = file_stamp(run.run_dir.result_path)
+        cursor = self.cursors.get(run.run_id)
+        return run.tracking.figures and result is not None and (cursor is None or cursor.result != result)
 
     def bring(self, run: RunView) -> Outcome:
         """Bring what is new about one run.
@@ -80,7 +88,7 @@ class Sender:
             problem = f"MLflow refuses it: {explained(error)}"
         if problem is not None:
             problem = f"run {run.run_id} ({run.name}): {problem}"
-        return Outcome(sending.points, sending.artifacts, problem)
+        return Outcome(run.run_id, sending.points, sending.artifacts, problem)
 
     def _is_its_own_fault(self, error: Exception) -> bool:
         """Whether the store works but for this run."""
@@ -95,6 +103,7 @@ class _Sending:
         self._store = sender.store
         self._cursors = sender.cursors
         self._children = sender.children
+        self._drawings = sender.drawings
         self.points = 0
         self.artifacts = 0
 
@@ -127,8 +136,7 @@ class _Sending:
             known = self._store.living_run(cursor.mlflow_run_id)
             if known is not None:
                 return known, cursor
-        found_id = self._children.find(run.run_id)
-        found = None if found_id is None else self._store.living_run(found_id)
+        found = self._children.find(run.run_id)
         if found is None:
             tags = {key: value for key, value in files.facts.tags.items() if value is not None}
             found = self._children.create(run.run_id, run.name, payload.started_ms(run), tags)
@@ -156,7 +164,7 @@ class _Sending:
         if result is None or cursor.result == files.result_stamp:
             return [], MetricLink()
         link = self._log_model(mlflow_run, files, result)
-        self.artifacts += upload_figures(self._store, mlflow_run.info.run_id, self._run)
+        self.artifacts += upload_figures(self._store, mlflow_run.info.run_id, self._run, self._drawings)
         final = payload.final_points(result, last_points(self._run.run_dir, files.committed, result.metrics))
         # As of before this pass: only what an earlier, interrupted or older result left has a history to look up.
         known = [point.key for point in final if mlflow_run.data.metrics.get(point.key) == point.value]
