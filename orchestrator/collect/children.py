@@ -2,7 +2,8 @@
 
 MLflow takes no name of ours as the key of a run, so that "look for it, then create it" can go wrong in two ways:
 another machine does the same at the same moment, or the answer to a creation is lost. The first search after either
-shows twins; all collectors then agree on one of them by MLflow's own order, and delete the other.
+shows twins; all collectors then agree on one of them by MLflow's own order, and discard the other. They look in the
+whole MLflow experiment: a parent run may have had a twin too, below which runs were created.
 """
 
 from __future__ import annotations
@@ -26,21 +27,34 @@ class Children:
     """MLflow runs of our runs below one parent, for any number of threads that each work on other runs.
 
     Attributes:
-        known: our run id -> MLflow's, of all children as of the start of the pass; None if nobody has looked.
-        created: the same, of those that were created since.
+        created: our run id -> MLflow's, of those that were created in this pass.
     """
 
     store: MlflowStore
     parent_id: str
-    known: Mapping[str, str] | None
     created: dict[str, str] = field(default_factory=dict)
+    _known: Mapping[str, str] | None = None
     _doubtful: set[str] = field(default_factory=set)
+    _doubled: set[str] = field(default_factory=set)
 
-    def find(self, run_id: str) -> str | None:
-        """MLflow's id of a run, if it is there."""
-        if self.known is not None and run_id not in self._doubtful:
-            return self.known.get(run_id)
-        return next(self._search(run_id), None)
+    def look(self) -> None:
+        """Read all runs at once, so that they need not be looked for one by one, and see which are there twice."""
+        known: dict[str, str] = {}
+        for run_id, mlflow_id in self._all():
+            if known.setdefault(run_id, mlflow_id) != mlflow_id:
+                self._doubled.add(run_id)
+        self._known = known
+
+    def find(self, run_id: str) -> Run | None:
+        """The MLflow run of a run, if it is there; it is put below this parent if it was below another."""
+        if self._known is not None and run_id not in self._doubtful:
+            mlflow_id = self._known.get(run_id)
+        else:
+            mlflow_id = next(self._search(run_id), None)
+        found = None if mlflow_id is None else self.store.living_run(mlflow_id)
+        if found is not None and found.data.tags.get(MLFLOW_PARENT_TAG) != self.parent_id:
+            self.store.client.set_tag(found.info.run_id, MLFLOW_PARENT_TAG, self.parent_id)
+        return found
 
     def create(self, run_id: str, name: str, started_ms: int, tags: Mapping[str, str]) -> Run:
         """Create a run that was not found, with the tags by which it is found from its first instant on.
@@ -50,36 +64,40 @@ class Children:
         self._doubtful.add(run_id)
         own = {**tags, RUN_ID_TAG: run_id, MLFLOW_PARENT_TAG: self.parent_id}
         run = self.store.client.create_run(self.store.experiment_id, started_ms, own, name)
-        self._doubtful.discard(run_id)
         self.created[run_id] = run.info.run_id
         return run
 
-    def settle(self) -> list[str]:
-        """Delete twins of what was created. Our ids of the runs of which another than the created one has stayed."""
-        if not self.created:
-            return []
-        moved = []
+    def settle(self) -> set[str]:
+        """Discard twins. Our ids of the runs that had one: what was sent may have gone to it, so bring them again."""
+        doubled = set()
         for run_id, mlflow_ids in self._present().items():
-            for twin in mlflow_ids[1:]:
-                self.store.client.delete_run(twin)
-            if mlflow_ids[:1] != [self.created[run_id]]:
-                moved.append(run_id)
-        return moved
+            created = self.created.get(run_id)
+            losers = mlflow_ids[1:]
+            if created is not None and created not in mlflow_ids:
+                losers.append(created)  # another collector has deleted it, while we still gave it something
+            for loser in losers:
+                self.store.discard_run(loser)
+                doubled.add(run_id)
+        self._known = None
+        return doubled
 
     def _present(self) -> dict[str, list[str]]:
-        """MLflow's ids of every created run, the one that stays first."""
-        if len(self.created) <= _FEW:
-            return {run_id: list(self._search(run_id)) for run_id in self.created}
-        present: dict[str, list[str]] = {run_id: [] for run_id in self.created}
-        for run in self._pages(""):
-            run_id = run.data.tags.get(RUN_ID_TAG, "")
+        """MLflow's ids of every run that may be there twice, the one that stays first."""
+        doubtful = self._doubled | set(self.created)
+        if len(doubtful) <= _FEW:
+            return {run_id: list(self._search(run_id)) for run_id in doubtful}
+        present: dict[str, list[str]] = {run_id: [] for run_id in doubtful}
+        for run_id, mlflow_id in self._all():
             if run_id in present:
-                present[run_id].append(run.info.run_id)
+                present[run_id].append(mlflow_id)
         return present
 
-    def _search(self, run_id: str) -> Iterator[str]:
-        for run in self._pages(f" and tags.`{RUN_ID_TAG}` = '{run_id}'"):
-            yield str(run.info.run_id)
+    def _all(self) -> Iterator[tuple[str, str]]:
+        for run in self.store.search(""):
+            run_id = run.data.tags.get(RUN_ID_TAG)
+            if run_id is not None:
+                yield run_id, run.info.run_id
 
-    def _pages(self, condition: str) -> Iterator[Run]:
-        return self.store.search(f"tags.`{MLFLOW_PARENT_TAG}` = '{self.parent_id}'{condition}")
+    def _search(self, run_id: str) -> Iterator[str]:
+        for run in self.store.search(f"tags.`{RUN_ID_TAG}` = '{run_id}'"):
+            yield run.info.run_id

@@ -28,6 +28,7 @@ class Cursor:
         artifacts: artifact path -> stamp of the file as last uploaded.
         glance: fingerprint of the few stamps that change whenever one of the files behind ``seen`` does; empty while
             they are too young to be trusted. For the parent run: fingerprint of its runs' states.
+        is_settled: of the parent run: twins of all runs that were created below it have been looked for.
         result: stamp of the ``result.json`` whose metrics and model are in the store; empty before the end.
     """
 
@@ -39,6 +40,7 @@ class Cursor:
     metrics_tail: str = ""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     result: str = ""
+    is_settled: bool = True
 
     def to_text(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

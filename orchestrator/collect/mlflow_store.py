@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING
 
 from orchestrator.collect.artifacts import Artifact, link_text, tail
 from orchestrator.collect.payload import (
-    MLFLOW_PARENT_TAG,
     PARENT_ROLE,
     ROLE_TAG,
-    RUN_ID_TAG,
     DatasetInput,
     Point,
 )
 from orchestrator.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
@@ -69,17 +68,9 @@ class MlflowStore:
         is_ours = run.info.lifecycle_stage == "active" and run.info.experiment_id == self.experiment_id
         return run if is_ours else None
 
-    def find_parent(self) -> str | None:
-        """MLflow's id of the experiment's parent run; the oldest, should there be two."""
-        found = list(self.search(f"tags.`{ROLE_TAG}` = '{PARENT_ROLE}'"))
-        return found[0].info.run_id if found else None
-
-    def find_children(self, parent_id: str) -> dict[str, str]:
-        """Our run id -> MLflow's id, of every child of the parent; the oldest, should there be two."""
-        children: dict[str, str] = {}
-        for run in self.search(f"tags.`{MLFLOW_PARENT_TAG}` = '{parent_id}'"):
-            children.setdefault(run.data.tags.get(RUN_ID_TAG, ""), run.info.run_id)
-        return children
+    def find_parents(self) -> list[str]:
+        """MLflow's ids of the experiment's parent runs, the one that stays first. Two are there for moments only."""
+        return [run.info.run_id for run in self.search(f"tags.`{ROLE_TAG}` = '{PARENT_ROLE}'")]
 
     def create_run(self, name: str, started_ms: int, tags: Mapping[str, str]) -> str:
         """A new run, with the tags by which it is found again from its first instant on."""
@@ -98,7 +89,30 @@ class MlflowStore:
             if not token:
                 return
 
+    def models_of(self, mlflow_run_id: str) -> list[LoggedModel]:
+        """The logged models that a run put out, the oldest by the store's own clock first."""
+        found = self.client.search_logged_models([self.experiment_id], f"source_run_id = '{mlflow_run_id}'")
+        return sorted(found, key=lambda model: (model.creation_timestamp, model.model_id))
+
     # --- writing ------------------------------------------------------------------------------------------------------
+
+    def discard_run(self, mlflow_run_id: str) -> None:
+        """Delete a run and what it put out: logged models, and their versions in the registry. Twice is once."""
+        for version in self.client.search_model_versions(f"run_id = '{mlflow_run_id}'"):
+            self.delete_version(version)
+        for model in self.models_of(mlflow_run_id):
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(mlflow_run_id)
+
+    def delete_version(self, version: ModelVersion) -> None:
+        """Delete a version of a registered model, unless somebody has."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.delete_model_version(version.name, version.version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def set_experiment_tags(self, tags: Mapping[str, str]) -> None:
         """Set those tags of the MLflow experiment that differ."""

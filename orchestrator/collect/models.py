@@ -49,7 +49,7 @@ def log_encoder(store: MlflowStore, mlflow_run: Run, run: RunView, config: Mappi
     from mlflow.entities import LoggedModelOutput
 
     client, run_id = store.client, mlflow_run.info.run_id
-    model = _find_model(store, run_id) or _create_model(store, run_id, run)
+    model = _find_or_create_model(store, run_id, run)
     model_id = str(model.model_id)
     with tempfile.TemporaryDirectory(prefix="sweep-model-") as scratch:
         problem = _write_model(Path(scratch), run, config, run_id, model_id)
@@ -76,19 +76,24 @@ def registered_name(experiment: str, method: str) -> str:
 # --- the logged model -------------------------------------------------------------------------------------------------
 
 
-def _find_model(store: MlflowStore, run_id: str) -> MlflowModel | None:
-    found = store.client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
-    return found[0] if found else None
+def _find_or_create_model(store: MlflowStore, run_id: str, run: RunView) -> MlflowModel:
+    """The model of the run: the oldest by the store's clock, should another machine have created one at this moment.
 
-
-def _create_model(store: MlflowStore, run_id: str, run: RunView) -> MlflowModel:
-    return store.client.create_logged_model(
-        store.experiment_id,
-        name=run.name.translate(_REFUSED_IN_NAMES),
-        source_run_id=run_id,
-        params=dict(run.axes),
-        model_type="encoder",
-    )
+    The order of creation is that of the search: whoever sees only its own model has the one that stays.
+    """
+    found = store.models_of(run_id)
+    if not found:
+        store.client.create_logged_model(
+            store.experiment_id,
+            name=run.name.translate(_REFUSED_IN_NAMES),
+            source_run_id=run_id,
+            params=dict(run.axes),
+            model_type="encoder",
+        )
+        found = store.models_of(run_id)
+    for twin in found[1:]:
+        store.client.delete_logged_model(twin.model_id)
+    return found[0]
 
 
 def _write_model(folder: Path, run: RunView, config: Mapping[str, Any], run_id: str, model_id: str) -> str:
@@ -147,18 +152,21 @@ def _register(store: MlflowStore, run: RunView, config: Mapping[str, Any], run_i
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    if client.search_model_versions(condition, max_results=1):
-        return
-    client.create_model_version(
-        name,
-        client.get_logged_model(model_id).artifact_location,
-        run_id=run_id,
-        model_id=model_id,
-        tags={
-            RUN_ID_TAG: run.run_id,
-            ENCODER_TAG: digest,
-            "seed": str(config["seed"]),
-            "data.profile": config["data"]["profile"]["name"],
-        },
-        await_creation_for=0,
-    )
+    if not client.search_model_versions(condition):
+        client.create_model_version(
+            name,
+            client.get_logged_model(model_id).artifact_location,
+            run_id=run_id,
+            model_id=model_id,
+            tags={
+                RUN_ID_TAG: run.run_id,
+                ENCODER_TAG: digest,
+                "seed": str(config["seed"]),
+                "data.profile": config["data"]["profile"]["name"],
+            },
+            await_creation_for=0,
+        )
+        # Another machine may have created one at the same moment: the first stays.
+        present = sorted(client.search_model_versions(condition), key=lambda version: int(version.version))
+        for twin in present[1:]:
+            store.delete_version(twin)

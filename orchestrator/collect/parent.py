@@ -28,10 +28,14 @@ class ParentRun:
     experiment: ExperimentView
 
     def open(self, runs: Sequence[RunView]) -> str:
-        """Find or create the parent run and store the experiment file with it. Returns MLflow's id."""
-        cursor = self.cursors.get("")
-        if cursor is None or self.store.living_run(cursor.mlflow_run_id) is None:
-            cursor = Cursor(self.store.find_parent() or self._create(runs))
+        """Find or create the parent run and store the experiment file with it. Returns MLflow's id.
+
+        That it is looked for every time shows the twin that another machine created at the same moment. All collectors
+        keep the same one, by MLflow's order. Runs below the other one are found by our ids and come below this one.
+        """
+        parent_id, cursor = self._find_or_create(runs), self.cursors.get("")
+        if cursor is None or cursor.mlflow_run_id != parent_id:
+            cursor = Cursor(parent_id)
         cursor = self._store_files(cursor)
         self.store.set_experiment_tags(experiment_tags(self.experiment, cursor.mlflow_run_id))
         self.cursors.put("", cursor)
@@ -46,6 +50,11 @@ class ParentRun:
                 self.store.client.log_text(cursor.mlflow_run_id, text, name)
                 cursor = replace(cursor, artifacts={**cursor.artifacts, name: stamp})
         return cursor
+
+    @property
+    def mlflow_run_id(self) -> str:
+        """MLflow's id. Needs :meth:`open` before it."""
+        return self._cursor().mlflow_run_id
 
     def show_progress(self, runs: Sequence[RunView]) -> None:
         """Say how far the runs are. Needs :meth:`open` before it; asks and writes nothing where nothing has changed."""
@@ -71,7 +80,7 @@ class ParentRun:
         Args:
             summary: Markdown; what is longer than MLflow takes is cut.
         """
-        parent_id = self._cursor().mlflow_run_id
+        parent_id = self.mlflow_run_id
         for path in files:
             self.store.client.log_artifact(parent_id, str(path), "report")
         note = self.store.client.get_run(parent_id).data.tags.get(NOTE_TAG, "")
@@ -83,7 +92,12 @@ class ParentRun:
             raise RuntimeError("the parent run is not open")
         return cursor
 
-    def _create(self, runs: Sequence[RunView]) -> str:
-        begun = [payload.started_ms(run) for run in runs if payload.has_begun(run)]
-        started = min(begun, default=round(time.time() * 1000))
-        return self.store.create_run(self.experiment.name, started, {payload.ROLE_TAG: payload.PARENT_ROLE})
+    def _find_or_create(self, runs: Sequence[RunView]) -> str:
+        if not self.store.find_parents():
+            begun = [payload.started_ms(run) for run in runs if payload.has_begun(run)]
+            started = min(begun, default=round(time.time() * 1000))
+            self.store.create_run(self.experiment.name, started, {payload.ROLE_TAG: payload.PARENT_ROLE})
+        parent_id, *twins = self.store.find_parents()
+        for twin in twins:
+            self.store.client.delete_run(twin)
+        return parent_id
