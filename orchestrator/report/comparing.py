@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.report.model import Difference, Report, RowKind, SeedsNeeded
-from orchestrator.report.statistics import MOST_SEEDS
-from orchestrator.report.wording import averaged_over, column_title, interval_text, signed, text_of
+from orchestrator.report.statistics import FEWEST_PAIRS, MOST_SEEDS, POWER, SPREAD_CONFIDENCE, effect_seen
+from orchestrator.report.wording import averaged_over, column_title, interval_text, printed, signed, text_of
+from orchestrator.runs import ReportOptions
 
 #: Lines of a printed table of differences beyond which only the headline metric's are printed, and beyond which none.
 _MANY_LINES, _MOST_LINES = 40, 200
@@ -22,6 +23,7 @@ class Listing:
     Attributes:
         left: how many of the first columns hold words, which are aligned on the left.
         about: what it shows, in a few sentences.
+        shared: places of the columns that neighbouring lines have in common, where there are several.
     """
 
     title: str
@@ -29,6 +31,7 @@ class Listing:
     left: int
     lines: tuple[tuple[str, ...], ...]
     about: str
+    shared: tuple[int, ...]
 
 
 def listings(report: Report) -> tuple[Listing, ...]:
@@ -46,13 +49,21 @@ def _on_noise(report: Report) -> Iterator[str]:
     if not report.comparisons:
         return
     over = averaged_over(report.table)
-    pairs = max((item.paired.n if item.paired else 0 for c in report.comparisons for item in c.differences), default=0)
+    pairs = _most_pairs(report)
     if pairs < 2:
         yield (
             f"Whether a difference is more than noise cannot be told: no two rows have two pairs of runs that agree in "
             f"{over}. So nothing is bold."
         )
         return
+    if pairs < FEWEST_PAIRS:
+        seen = (effect_seen(n, report.options.confidence) for n in (2, 3, 5))
+        two, three, five = (f"{effect:.{0 if effect > 10 else 1}f}" for effect in seen)
+        yield (
+            f"Two pairs of runs that agree in {over} are hardly enough: to be shown in {100 * POWER:.0f} % of "
+            f"experiments, a difference must be {two} times its standard deviation; over three pairs {three} times, "
+            f"over five {five} times."
+        )
     level = f"{1 - report.options.confidence:.3g}"
     yield (
         f"Bold is the best of a column that is beyond noise: every other row differs from it with p < {level} (paired "
@@ -96,14 +107,11 @@ def _differences(report: Report) -> Listing | None:
         shown = [(comparison, item) for comparison, item in rows if comparison.column.metric == table.metrics[0]]
     shown = shown[:_MOST_LINES]
     versus = f"the row {options.baseline}" if options.baseline is not None else "the best row of the column"
-    confidence = f"{100 * options.confidence:.3g} %"
-    points = f"{options.detect:g} point{'' if options.detect == 1 else 's'}"
-    about = (
-        f"Each row minus {versus}, over pairs of runs that agree in {averaged_over(table)}. Interval: {confidence}, of "
-        "each difference by itself. p: paired t test, two-sided, adjusted by Holm's method within the column. Runs "
-        f"needed: pairs that would show a difference of {points} in 80 % of experiments, from the "
-        "spread seen; in brackets from the upper 80 % limit of that spread."
-    )
+    about = f"Each row minus {versus}, over pairs of runs that agree in {averaged_over(table)}."
+    headings = ["column", table.rows_title, "against", "difference"]
+    if _most_pairs(report) > 1:  # else nothing is known but the differences
+        headings += ["interval", "p", "pairs", "runs needed"]
+        about += _about_noise(options)
     if len(shown) < len(rows):
         about += f" {len(rows) - len(shown)} more lines are in differences.csv."
     lines = tuple(
@@ -112,24 +120,39 @@ def _differences(report: Report) -> Listing | None:
             item.row,
             item.against,
             *_difference_texts(item, comparison.column.metric),
-        )
+        )[: len(headings)]
         for comparison, item in shown
     )
-    headings = ("column", table.rows_title, "against", "difference", "interval", "p", "pairs", "runs needed")
-    return Listing("Differences", headings, 3, lines, about)
+    return Listing("Differences", tuple(headings), 3, lines, about, shared=(0, 2))
+
+
+def _about_noise(options: ReportOptions) -> str:
+    points = f"{options.detect:g} point{'' if options.detect == 1 else 's'}"
+    return (
+        f" Interval: {100 * options.confidence:.3g} %, of each difference by itself. p: paired t test, two-sided, "
+        "adjusted by Holm's method within the column. Runs needed: pairs that would show a difference of "
+        f"{points} in {100 * POWER:.0f} % of experiments, from the spread seen; in brackets from the upper "
+        f"{100 * SPREAD_CONFIDENCE:.0f} % limit of that spread."
+    )
+
+
+def _most_pairs(report: Report) -> int:
+    """Pairs behind the difference that has most of them."""
+    differences = (item for comparison in report.comparisons for item in comparison.differences)
+    return max((item.paired.n for item in differences if item.paired is not None), default=0)
 
 
 def _difference_texts(item: Difference, metric: str) -> tuple[str, ...]:
     paired = item.paired
     if paired is None:
-        return "–", "–", "–", "0", "–"
+        return "–", "–", "–", "0", seeds_text(None, 0)
     difference = signed(paired.mean, metric)
     return (
         difference,
         interval_text(paired.interval, metric),
         p_text(item.adjusted_p),
         str(paired.n),
-        seeds_text(item.seeds),
+        seeds_text(item.seeds, paired.n),
     )
 
 
@@ -140,10 +163,10 @@ def p_text(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def seeds_text(seeds: SeedsNeeded | None) -> str:
-    """``5 (up to 33)``."""
+def seeds_text(seeds: SeedsNeeded | None, pairs: int) -> str:
+    """``about 5 (up to 33)``, worked out from so many pairs."""
     if seeds is None:
-        return "–"
+        return "too few pairs" if pairs < FEWEST_PAIRS else "–"
     about, at_most = (
         f"over {MOST_SEEDS:,}" if value >= MOST_SEEDS else f"{value:,}" for value in (seeds.about, seeds.at_most)
     )
@@ -170,7 +193,7 @@ def _paper(report: Report) -> Listing | None:
             column_title(table, column),
             label,
             text_of(cell, column.metric).whole,
-            f"{reference.value:g}" + ("" if reference.note is None else f" [{reference.note}]"),
+            printed(reference.value) + ("" if reference.note is None else f" [{reference.note}]"),
             signed(reference.difference or 0.0, column.metric),
             interval_text(reference.interval, column.metric),
         )
@@ -182,6 +205,5 @@ def _paper(report: Report) -> Listing | None:
     )
     if len(lines) < len(found):
         about += f" {len(found) - len(lines)} more lines are in summary.csv."
-    return Listing(
-        "Beside the paper", ("column", table.rows_title, "ours", "paper", "difference", "interval"), 2, lines, about
-    )
+    headings = ("column", table.rows_title, "ours", "paper", "difference", "interval")
+    return Listing("Beside the paper", headings, 2, lines, about, shared=(0,))

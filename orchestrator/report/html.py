@@ -6,13 +6,14 @@ import base64
 from collections.abc import Sequence
 from importlib.resources import files
 
+from orchestrator.report.blocks import blocks_of
 from orchestrator.report.comparing import listings, sentences
 from orchestrator.report.markdown import MOST_UNFINISHED
-from orchestrator.report.model import DrawnFigure, Report, RowKind
-from orchestrator.report.wording import blocks_of, caption, lines_of, metric_titles
+from orchestrator.report.model import DrawnFigure, Report
+from orchestrator.report.wording import caption
 
-#: Columns of numbers that a screen and a page are wide enough for.
-_MAX_COLUMNS = 8
+#: Characters of a table that a screen and a page are wide enough for.
+_WIDTH = 120
 
 
 def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
@@ -26,23 +27,7 @@ def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
         report=report,
         table=table,
         caption=caption(report),
-        titles=metric_titles(table),
-        per_group=len(table.metrics),
-        blocks=[
-            {
-                "groups": block.groups,
-                "lines": [
-                    {
-                        "label": line.label,
-                        "is_runs": line.kind is RowKind.RUNS,
-                        "is_paper": line.is_paper,
-                        "texts": block.texts(line),
-                    }
-                    for line in lines_of(table)
-                ],
-            }
-            for block in blocks_of(table, _MAX_COLUMNS)
-        ],
+        blocks=list(blocks_of(table, _WIDTH)),
         sentences=sentences(report),
         listings=listings(report),
         unfinished=report.unfinished[:MOST_UNFINISHED],

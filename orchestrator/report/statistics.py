@@ -15,6 +15,8 @@ POWER = 0.8
 #: size from a pilot's own deviation is too small about half of the time; with this upper limit, four times in
 #: five the power is what was asked for (Browne 1995).
 SPREAD_CONFIDENCE = 0.8
+#: Of fewer, the limit of the spread is several times what was seen, and the number of pairs that it leads to no help.
+FEWEST_PAIRS = 3
 #: More seeds than anybody trains: where the search ends.
 MOST_SEEDS = 1_000
 #: Noncentrality beyond which SciPy's distribution gives up.
@@ -80,14 +82,14 @@ def seeds_needed(std: float, n: int, difference: float, confidence: float) -> Se
     """How many pairs would show a true difference in :data:`POWER` of all experiments.
 
     Args:
-        std: sample standard deviation of the ``n`` differences seen, which must be two or more.
+        std: sample standard deviation of the ``n`` differences seen.
         difference: the one to be seen, above 0, in the units of ``std``.
         confidence: 1 minus the level of the two-sided test.
 
     Returns:
-        None where no spread was seen. Numbers end at :data:`MOST_SEEDS`.
+        None where no spread was seen, or in fewer than :data:`FEWEST_PAIRS`. Numbers end at :data:`MOST_SEEDS`.
     """
-    if std <= 0:
+    if std <= 0 or n < FEWEST_PAIRS:
         return None
     limit = std * math.sqrt((n - 1) / float(_special().chdtri(n - 1, SPREAD_CONFIDENCE)))
     return SeedsNeeded(_pairs_for(difference / std, confidence), _pairs_for(difference / limit, confidence))
@@ -103,6 +105,20 @@ def paired_power(effect: float, n: int, confidence: float) -> float:
     wrong = float(special.nctdtr(n - 1, shift, -critical))
     # NaN where it is too rare for SciPy to say how rare.
     return float(1 - special.nctdtr(n - 1, shift, critical)) + (0.0 if math.isnan(wrong) else wrong)
+
+
+def effect_seen(n: int, confidence: float) -> float:
+    """The difference, in deviations, that the test of ``n`` pairs finds with :data:`POWER`; ``n`` is two or more."""
+    too_small, enough = 0.0, 1.0
+    while paired_power(enough, n, confidence) < POWER:
+        too_small, enough = enough, 2 * enough
+    while enough - too_small > 0.01 * enough:
+        middle = (too_small + enough) / 2
+        if paired_power(middle, n, confidence) < POWER:
+            too_small = middle
+        else:
+            enough = middle
+    return enough
 
 
 def _pairs_for(effect: float, confidence: float) -> int:

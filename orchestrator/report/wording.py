@@ -50,31 +50,6 @@ def lines_of(table: Table) -> Iterator[Line]:
             )
 
 
-@dataclass(frozen=True)
-class Block:
-    """Column groups that stand side by side.
-
-    Attributes:
-        columns: their places among the table's columns.
-    """
-
-    groups: tuple[str, ...]
-    columns: range
-
-    def texts(self, line: Line) -> tuple[CellText, ...]:
-        """The part of a line that is in these columns."""
-        return line.texts[self.columns.start : self.columns.stop]
-
-
-def blocks_of(table: Table, most: int) -> Iterator[Block]:
-    """The table in parts of at most ``most`` columns that stand one below the other; never less than a group."""
-    per_group = len(table.metrics) or 1  # a table without runs has no columns
-    at_once = max(1, most // per_group)
-    for first in range(0, len(table.groups), at_once):
-        groups = table.groups[first : first + at_once]
-        yield Block(groups, range(first * per_group, (first + len(groups)) * per_group))
-
-
 def text_of(cell: Cell, metric: str) -> CellText:
     """``71.2 ± 0.4`` and ``(3)``, or ``(2 of 3)`` where runs are missing; why, where all are; a dash where none are.
 
@@ -103,12 +78,17 @@ def paper_text(reference: Reference | None, metric: str) -> CellText:
         return CellText("")
     ours = "" if reference.difference is None else f"({signed(reference.difference, metric)})"
     note = "" if reference.note is None else f"[{reference.note}]"
-    return CellText(f"{reference.value:g}", " ".join(part for part in (ours, note) if part))
+    return CellText(printed(reference.value), " ".join(part for part in (ours, note) if part))
 
 
 def number(value: float, metric: str) -> str:
     """Accuracies in percent with one decimal, anything else with four significant digits."""
     return f"{value:.1f}" if measure_of(metric).is_percent else f"{value:.4g}"
+
+
+def printed(value: float) -> str:
+    """A paper's figure in percent, with one decimal, or as many as it has."""
+    return max(f"{value:.1f}", f"{value:g}", key=len)
 
 
 def signed(value: float, metric: str) -> str:

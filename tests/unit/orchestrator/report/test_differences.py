@@ -151,7 +151,20 @@ def test_one_seed_is_told_so() -> None:
     assert "cannot be told" in sentences(report)[0]
     (listing,) = listings(report)
     (line,) = listing.lines
-    assert line == ("balanced top1", "moco_v2", "isd", "−10.0", "–", "–", "1", "–")
+    assert line == ("balanced top1", "moco_v2", "isd", "−10.0")
+    assert "Interval" not in listing.about
+
+
+def test_two_seeds_are_told_what_they_can_show() -> None:
+    two = report_on(*runs("isd", [70.0, 71.0]), *runs("moco_v2", [68.0, 69.2]), options=ONE)
+    assert "a difference must be 12 times its standard deviation; over three pairs 3.3 times" in sentences(two)[0]
+    (listing,) = listings(two)
+    ((*_, pairs, needed),) = listing.lines
+    assert (pairs, needed) == ("2", "too few pairs")
+    three = report_on(*runs("isd", [70.0, 71.0, 69.0]), *runs("moco_v2", [68.0, 69.2, 67.1]), options=ONE)
+    assert not any("hardly enough" in sentence for sentence in sentences(three))
+    ((*_, pairs, needed),) = listings(three)[0].lines
+    assert (pairs, needed) == ("3", "about 3")
 
 
 def test_equal_differences_are_no_proof() -> None:

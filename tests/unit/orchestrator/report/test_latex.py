@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.report.latex import escape, latex
 from orchestrator.report.model import Report, Setup
+from orchestrator.report.wording import lines_of
 from orchestrator.runs import ReportOptions
 from orchestrator.state import RunState
 from tests.unit.orchestrator.report.fabricated import report_on, run, with_gaps
@@ -32,8 +33,22 @@ def everything() -> Report:
     return report_on(*runs, options=ReportOptions(reference="isd/table5"))
 
 
+def large() -> Report:
+    """More columns than a page is wide, more rows than it is high, and names that are long."""
+    metrics = tuple(f"eval/transfer_{name}_linear/top1" for name in ("food101", "cifar10", "cars196", "pets"))
+    made = [
+        replace(
+            run(f"resnet50, moco_v2 symmetric=true, {rows}", "full", 0, 50.0 + rows),
+            metrics=dict.fromkeys(metrics, 9.0),
+        )
+        for rows in range(60)
+    ]
+    return report_on(*made, options=ReportOptions(metrics=metrics))
+
+
 REPORTS = {
     "everything": everything(),
+    "large": large(),
     "gaps": with_gaps(),
     "queued": report_on(run("isd", "balanced", 0, None, RunState.QUEUED)),
 }
@@ -41,7 +56,7 @@ REPORTS = {
 
 def tabulars(text: str) -> list[tuple[str, list[str]]]:
     """Column letters and lines of every tabular."""
-    found = re.findall(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
+    found = re.findall(r"\\begin\{tabular\}\{@\{\}([lr]+)@\{\}\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
     return [(columns, body.strip().splitlines()) for columns, body in found]
 
 
@@ -98,7 +113,17 @@ def test_the_best_is_bold_and_the_paper_stands_below_it() -> None:
 def test_many_column_groups_stand_in_several_tables() -> None:
     runs = [run("isd", f"p{number}", 0, 50.0) for number in range(5)]
     widths = [len(columns) - 1 for columns, _ in tabulars(latex(report_on(*runs)))]
-    assert widths == [4] * 5
+    assert widths == [8, 8, 4]
+
+
+def test_what_is_larger_than_a_page_stands_in_several_tables_with_every_line_once() -> None:
+    report = large()
+    text = latex(report)
+    found = [part for part in tabulars(text) if r"\multicolumn" in part[1][1] and "food101" in part[1][3]]
+    assert len(found) > 1
+    rows = [line.partition(" & ")[0] for _, lines in found for line in lines if line.startswith("resnet50")]
+    assert rows == [escape(line.label) for line in lines_of(report.table) if line.label != "chance"]
+    assert text.count("Continued: ") == text.count(r"\caption") - 2  # the table and the differences
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -106,7 +131,7 @@ def test_many_column_groups_stand_in_several_tables() -> None:
 def test_it_compiles(report: Report, tmp_path: Path) -> None:
     (tmp_path / "report.tex").write_text(latex(report))
     (tmp_path / "paper.tex").write_text(
-        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs}\n"
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs}\n\\usepackage{graphicx}\n"
         "\\begin{document}\n\\input{report}\n\\end{document}\n"
     )
     done = subprocess.run(
@@ -118,3 +143,4 @@ def test_it_compiles(report: Report, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.findall("Overfull.*|Float too large.*", done.stdout)

@@ -14,6 +14,7 @@ from orchestrator.report.model import Estimate
 from orchestrator.report.statistics import (
     MOST_SEEDS,
     POWER,
+    effect_seen,
     estimate,
     holm,
     mean_interval,
@@ -131,12 +132,21 @@ def test_as_many_seeds_as_needed_and_no_more(ratio: float, confidence: float) ->
     assert needed.at_most >= needed.about
 
 
-def test_two_seeds_promise_little() -> None:
-    two, ten = seeds_needed(0.5, 2, 1.0, 0.95), seeds_needed(0.5, 10, 1.0, 0.95)
-    assert two is not None
+def test_few_seeds_promise_little() -> None:
+    three, ten = seeds_needed(0.5, 3, 1.0, 0.95), seeds_needed(0.5, 10, 1.0, 0.95)
+    assert three is not None
     assert ten is not None
-    assert (two.about, ten.about) == (5, 5)
-    assert two.at_most > 4 * ten.at_most
+    assert (three.about, ten.about) == (5, 5)
+    assert three.at_most > 1.5 * ten.at_most
+    assert seeds_needed(0.5, 2, 1.0, 0.95) is None
+
+
+@pytest.mark.parametrize("confidence", [0.51, 0.9, 0.95, 0.9999])
+@pytest.mark.parametrize("n", [2, 3, 5, 40])
+def test_the_effect_that_is_seen_has_the_power_that_is_asked_for(n: int, confidence: float) -> None:
+    effect = effect_seen(n, confidence)
+    assert POWER <= paired_power(effect, n, confidence) < POWER + 0.02
+    assert paired_power(0.98 * effect, n, confidence) < POWER
 
 
 def test_the_upper_limit_of_the_spread_holds_in_four_of_five_experiments() -> None:
@@ -155,7 +165,7 @@ def test_without_spread_there_is_no_number() -> None:
     assert (most.about, most.at_most) == (MOST_SEEDS, MOST_SEEDS)
 
 
-@given(st.floats(0.001, 100), st.floats(0.001, 100), st.integers(2, 30), confidences)
+@given(st.floats(0.001, 100), st.floats(0.001, 100), st.integers(3, 30), confidences)
 def test_more_is_needed_for_less(std: float, difference: float, n: int, confidence: float) -> None:
     coarse, fine = (seeds_needed(std, n, size, confidence) for size in (difference, difference / 2))
     assert coarse is not None
