@@ -150,12 +150,15 @@ def contents(uri: str, name: str = "digits-lt") -> dict[str, Any]:
     assert len(parents) == 1
     parent = parents[0]
     found: dict[str, Any] = {"": described(client, parent)}
+    registered = versions(client, name)
     for run in client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"):
         run_id = run.data.tags["sweep.run_id"]
         assert run_id not in found, "a run is in the store twice"
         found[run_id] = described(client, client.get_run(run.info.run_id)) | {"models": models(client, run)}
+        found[run_id]["versions"] = registered.pop(run_id, [])
     everything = client.search_runs([experiment.experiment_id])
     assert len(everything) == len(found), "runs without a place"
+    assert not registered, "versions of runs that are not there"
     return found
 
 
@@ -200,6 +203,16 @@ def models(client: Any, run: Any) -> list[Any]:
         )
         for model in known
     ]
+
+
+def versions(client: Any, name: str) -> dict[str, list[Any]]:
+    """Our run id -> its versions of the experiment's registered models; each has files of a model that is there."""
+    found: dict[str, list[Any]] = {}
+    for version in client.search_model_versions(f"name LIKE '{name}-%'"):
+        model = client.get_logged_model(version.model_id)
+        assert (model.source_run_id, model.artifact_location) == (version.run_id, version.source)
+        found.setdefault(version.tags["sweep.run_id"], []).append((version.name, version.tags))
+    return found
 
 
 def uri_of(fabricated: Fabricated) -> str:
