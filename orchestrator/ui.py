@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from orchestrator.collect.payload import RUN_ID_TAG
-from orchestrator.collect.store import artifact_root, check_store, connect, redacted
+from orchestrator.collect.store import artifact_root, check_store, connect, driven, redacted
 from orchestrator.collect.views import MEANS_VIEW, VIEW, averaged_axes
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.runs import ExperimentView
@@ -168,7 +168,8 @@ def server_command(artifacts: str | None, port: int) -> list[str]:
 
 def server_environment(uri: str) -> dict[str, str]:
     """Variables of the server's process. The store is among them because everyone may read command lines."""
-    return {**os.environ, **_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+    store = driven(uri)
+    return {**os.environ, **_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_REGISTRY_STORE_URI": store}
 
 
 def free_port() -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ _TROUBLE = frozenset(
 _REFUSES_LOGIN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"})
 _REFUSES_LOGIN_STATUS = frozenset({401, 403, 407})
 _TROUBLE_STATUS = frozenset({408, 425, 429})
+#: What databases say when somebody else has added the same row since it was looked for. MLflow passes it on as a fault
+#: of the request; made again, it finds the row.
+_CONFLICTS = ("UniqueViolation", "UNIQUE constraint failed", "Duplicate entry", "duplicate key")
+#: The same of a connection that a database has cut.
+_CUT = ("InterfaceError", "invalid transaction is rolled back")
+#: What SQLAlchemy puts before the words of a database.
+_CLASS_OF_DRIVER = re.compile(r"^\([\w.]+\) ")
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 8.0
 #: Seconds for which one request is tried again.
@@ -74,7 +82,7 @@ class Patience:
             StoppedError: the pass is to end.
             Exception: what the request raised, if that is no trouble of the store, or patience is at its end.
         """
-        begun, wait_s, is_first = time.monotonic(), _FIRST_WAIT_S, True
+        begun, wait_s, has_met_trouble = time.monotonic(), _FIRST_WAIT_S, False
         while True:
             if self._stop.is_set():
                 raise StoppedError
@@ -89,11 +97,13 @@ class Patience:
                     with self._lock:
                         self._wasted_s += spent_s
                     raise
-                self._say_trouble(error)
+                if not _is_conflict(error):
+                    self._say_trouble(error)
+                    has_met_trouble = True
                 self._stop.wait(pause_s)
-                wait_s, is_first = min(2 * wait_s, _LONGEST_WAIT_S), False
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
             else:
-                if not is_first:
+                if has_met_trouble:
                     self._say_over()
                 return answer
 
@@ -125,21 +135,40 @@ class PatientClient:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if not callable(method) or name.startswith(("create_", "log_inputs", "log_outputs")):
+        if not callable(method):
             return method
-        return lambda *args, **kwargs: self._patience.call(lambda: method(*args, **kwargs))
+        if name.startswith(("create_", "log_inputs", "log_outputs")):
+            return lambda *args, **kwargs: _asked(lambda: method(*args, **kwargs))
+        return lambda *args, **kwargs: self._patience.call(lambda: _asked(lambda: method(*args, **kwargs)))
 
 
-def patient(client: MlflowClient, patience: Patience) -> MlflowClient:
-    """The client, with patience."""
-    return cast("MlflowClient", PatientClient(client, patience))
+def _asked(request: Callable[[], _Answer]) -> _Answer:
+    """What the request answers.
+
+    Raises:
+        MlflowException: also where MLflow lets an error of the database through: if its connection was cut, the
+            rollback fails too.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return request()
+    except SQLAlchemyError as error:
+        raise MlflowException(str(error), TEMPORARILY_UNAVAILABLE) from error
+
+
+def patient(client: MlflowClient, patience: Patience | None) -> MlflowClient:
+    """The client, with patience; None has none."""
+    return cast("MlflowClient", PatientClient(client, patience or Patience(patience_s=0)))
 
 
 def answers(client: MlflowClient) -> bool:
     """Whether the store answers the simplest of questions, asked once."""
     asked = client._client if isinstance(client, PatientClient) else client
     try:
-        asked.search_experiments(max_results=1)
+        _asked(lambda: asked.search_experiments(max_results=1))
     except Exception as error:
         if not is_trouble(error):
             raise
@@ -148,7 +177,9 @@ def answers(client: MlflowClient) -> bool:
 
 
 def is_trouble(error: BaseException) -> bool:
-    """Whether the store is in trouble and the same request may succeed later, as opposed to one that it refuses."""
+    """Whether the same request may succeed later: the store is in trouble, or somebody else wrote the same just now."""
+    if _is_conflict(error) or _is_bad_request(error, _CUT):
+        return True
     status = _status(error)
     if status is not None:
         return status >= 500 or status in _TROUBLE_STATUS
@@ -156,6 +187,15 @@ def is_trouble(error: BaseException) -> bool:
     if code is not None:
         return code in _TROUBLE
     return _is_of(error, "requests.exceptions", "RequestException")
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return _is_bad_request(error, _CONFLICTS)
+
+
+def _is_bad_request(error: BaseException, signs: Sequence[str]) -> bool:
+    """Whether MLflow says so of what was no fault of the request."""
+    return getattr(error, "error_code", None) == "BAD_REQUEST" and any(sign in str(error) for sign in signs)
 
 
 def is_refused_login(error: BaseException) -> bool:
@@ -175,7 +215,7 @@ def explained(error: BaseException) -> str:
     cause = _http_cause(error)
     if cause is not None:
         return cause
-    lines = str(error).strip().splitlines()
+    lines = _CLASS_OF_DRIVER.sub("", str(error).strip()).splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import importlib.util
 import logging
 import os
-import socket
+import re
 import sys
 import tempfile
 import urllib.error
@@ -28,10 +29,18 @@ from orchestrator.workspace import Workspace
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+#: Database servers, and for each the modules that speak to it. The first that is installed is taken: the one that
+#: SQLAlchemy takes for an address that names none differs between its versions, and need not be there.
+_DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("pymysql", "MySQLdb"), "mssql": ("pymssql", "pyodbc")}
 #: SQL stores keep an equal point once, and so does a tracking server in front of one. MLflow's file store does not.
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_PROBE_TIMEOUT_S = 5.0
+_DATABASES = ("sqlite", *_DRIVERS)
+_PROBE_TIMEOUT_S = 5
+#: What drivers call the seconds that they wait for a connection.
+_TIMEOUT_OPTIONS = {"postgresql": "connect_timeout", "mysql": "connect_timeout"}
+#: With this begin the words of a PostgreSQL server that was reached and refuses.
+_REFUSAL = "FATAL: "
+#: PostgreSQL takes a password among the options of an address too.
+_PASSWORD_OPTION = re.compile(r"([?&]password=)[^&#\s]*")
 
 #: Whatever the user chose for other programs: repeating is ``retrying``'s, and both together would take minutes.
 _FIXED_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -54,15 +63,24 @@ def store_uri(uri: str | None, workspace: Path) -> str:
     """
     if uri is None:
         return f"sqlite:///{workspace / 'mlflow.db'}"
-    scheme = urlsplit(uri).scheme
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError as error:
+        # Not quoted: what was not understood may be a part of the password.
+        raise InputError(
+            "tracking.uri cannot be read as scheme://user:password@host:port/name; the port is a number, and of a "
+            "password / : @ # ? % are written %2F %3A %40 %23 %3F %25"
+        ) from error
+    scheme = parts.scheme
     if scheme in ("http", "https"):
-        if not urlsplit(uri).hostname:
+        if not parts.hostname:
             raise InputError(f"tracking.uri={uri} names no host; write it like http://tracking.example.org:5000")
         return uri.rstrip("/")
-    dialect = scheme.partition("+")[0]
+    dialect = _dialect(uri)
     if dialect not in _DATABASES:
         raise InputError(
-            f"tracking.uri={uri} is not a store that keeps every metric point once; "
+            f"tracking.uri={redacted(uri)} is not a store that keeps every metric point once; "
             "use sqlite:///<file>, postgresql://..., mysql://... or http(s)://<tracking server>"
         )
     if dialect != "sqlite":
@@ -78,20 +96,35 @@ def artifact_root(uri: str, workspace: Path) -> str | None:
     return None if uri.startswith("http") else str(workspace / "mlartifacts")
 
 
+def driven(uri: str) -> str:
+    """A full URI as SQLAlchemy is to have it: of a database server with a driver that is installed, if it names none.
+
+    Raises:
+        EnvironmentProblem: no driver is installed.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme not in _DRIVERS:
+        return uri
+    for module in _DRIVERS[scheme]:
+        if importlib.util.find_spec(module) is not None:
+            return f"{scheme}+{module.lower()}://{rest}"
+    raise _no_driver(uri)
+
+
 def check_store(uri: str) -> None:
     """Prove in a few seconds, without importing MLflow, that the store of a full URI can be used.
 
     Raises:
-        EnvironmentProblem: it does not answer, or its folder cannot be written.
+        EnvironmentProblem: it does not answer, it refuses the login, its driver is not installed, or its folder cannot
+            be written.
     """
-    parts = urlsplit(uri)
-    dialect = parts.scheme.partition("+")[0]
+    dialect = _dialect(uri)
     if dialect in ("http", "https"):
         _check_server(uri)
     elif dialect == "sqlite":
         _check_file(_sqlite_path(uri) or Path())
     else:
-        _check_port(uri, parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[dialect])
+        _check_database(uri)
 
 
 def connect(uri: str, patience: Patience | None = None) -> MlflowClient:
@@ -124,8 +157,7 @@ def connect(uri: str, patience: Patience | None = None) -> MlflowClient:
             path = _sqlite_path(uri) if uri.startswith("sqlite") else None
             if path is not None and not (path.exists() and path.stat().st_size):
                 _create_database(path)
-            client = MlflowClient(tracking_uri=uri)
-            client = client if patience is None else patient(client, patience)
+            client = patient(MlflowClient(tracking_uri=driven(uri)), patience)
             client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError) as error:
             raise _unusable(uri, error) from error
@@ -172,22 +204,21 @@ def _create_database(path: Path) -> None:
 
 def redacted(uri: str) -> str:
     """The URI without its password, for messages."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@", 1)
+    return redacted_text(uri, uri)
 
 
 def redacted_text(uri: str, text: str) -> str:
     """A text that may quote the URI, without its password."""
     password = urlsplit(uri).password
-    return text if not password else text.replace(f":{password}@", ":***@")
+    text = text.replace(f":{password}@", ":***@") if password else text
+    return _PASSWORD_OPTION.sub(r"\1***", text)
 
 
 def without_login(uri: str) -> str:
     """The URI without name and password: the same store, whoever speaks to it."""
     parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+    uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+    return _PASSWORD_OPTION.sub(r"\1***", uri)
 
 
 def lock_path(uri: str, workspace: Workspace) -> Path:
@@ -247,14 +278,40 @@ def _check_server(uri: str) -> None:
     )
 
 
-def _check_port(uri: str, host: str, port: int) -> None:
+def _check_database(uri: str) -> None:
+    """MLflow itself would try for two minutes to reach one that does not answer or refuses the password."""
+    import sqlalchemy as sa
+    from sqlalchemy.exc import ArgumentError, DBAPIError
+
+    option = _TIMEOUT_OPTIONS.get(_dialect(uri))
+    options = {option: _PROBE_TIMEOUT_S} if option else {}
     try:
-        socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S).close()
-    except OSError as error:
+        sa.create_engine(driven(uri), poolclass=sa.NullPool, connect_args=options).connect().close()
+    except (ImportError, ArgumentError) as error:
+        raise _no_driver(uri) from error
+    except DBAPIError as error:
+        said = " ".join(str(error.orig).split())
+        _, is_refusal, reason = said.rpartition(_REFUSAL)
+        if is_refusal:
+            raise EnvironmentProblem(
+                f"tracking database {redacted(uri)} refuses ({reason.strip()}); correct tracking.uri or the database"
+            ) from error
         raise EnvironmentProblem(
-            f"tracking database {redacted(uri)} does not answer at {host}:{port} ({error}); "
-            "start it or correct tracking.uri"
+            f"tracking database {redacted(uri)} does not answer ({said[:300]}); start it or correct tracking.uri. "
+            "What the runs measured is kept in their folders until it answers"
         ) from error
+
+
+def _no_driver(uri: str) -> EnvironmentProblem:
+    scheme = urlsplit(uri).scheme
+    dialect, _, named = scheme.partition("+")
+    advice = "psycopg2-binary, or this program as ssl-sweep[postgresql]" if dialect == "postgresql" else "one"
+    drivers = named or " or ".join(_DRIVERS[dialect])
+    return EnvironmentProblem(f"tracking database {redacted(uri)} needs a driver ({drivers}); install {advice}")
+
+
+def _dialect(uri: str) -> str:
+    return urlsplit(uri).scheme.partition("+")[0]
 
 
 def _check_file(path: Path) -> None:

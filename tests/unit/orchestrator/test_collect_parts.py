@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from orchestrator.collect import Cursor, check_store, store_uri
 from orchestrator.collect.artifacts import tail
 from orchestrator.collect.payload import Point, final_points, missing_points, news, params, parent_status
 from orchestrator.collect.spool import last_points, pieces, tail_fingerprint
-from orchestrator.collect.store import redacted
+from orchestrator.collect.store import driven, redacted, without_login
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.runs import RunView
 from orchestrator.state import RunState
@@ -50,8 +51,34 @@ def test_what_cannot_be_a_store_is_refused_with_its_value(uri: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("uri", ["postgresql://user:sec/ret@host/db", "http://user:sec#ret@host", "http://host:port"])
+def test_an_address_that_cannot_be_read_is_refused_without_being_quoted(uri: str) -> None:
+    with pytest.raises(InputError, match=r"tracking\.uri cannot be read .* %2F") as refused:
+        store_uri(uri, Path("/w"))
+    assert "sec" not in str(refused.value)
+
+
 def test_messages_hide_passwords() -> None:
     assert redacted("postgresql://user:secret@host/db") == "postgresql://user:***@host/db"
+    assert redacted("postgresql://host/db?password=secret&user=me") == "postgresql://host/db?password=***&user=me"
+    assert without_login("postgresql://user:secret@host/db?password=secret") == "postgresql://host/db?password=***"
+    with pytest.raises(InputError) as refused:
+        store_uri("postgres://user:secret@host/db", Path("/w"))
+    assert "secret" not in str(refused.value)
+
+
+def test_an_address_without_a_driver_gets_one_that_is_installed() -> None:
+    assert driven("postgresql://host/db") == "postgresql+psycopg2://host/db"
+    for uri in ("postgresql+psycopg://host/db", "sqlite:////data/mlflow.db", "http://host:5000"):
+        assert driven(uri) == uri
+
+
+@pytest.mark.parametrize("uri", ["postgresql://user:secret@host/db", "postgresql+psycopg2://user:secret@host/db"])
+def test_a_driver_that_is_missing_is_named_with_what_to_install(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("psycopg2", "psycopg"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(EnvironmentProblem, match=r"\*\*\*@host/db needs a driver \(psycopg2.*ssl-sweep\[postgresql\]"):
+        check_store(uri)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -87,8 +114,7 @@ def test_a_server_is_there_when_it_answers(server: http.server.HTTPServer, statu
             check_store(uri)
 
 
-def test_a_database_that_does_not_listen_is_named_without_its_password(server: http.server.HTTPServer) -> None:
-    check_store(f"postgresql://user:secret@127.0.0.1:{server.server_port}/db")
+def test_a_database_that_does_not_listen_is_named_without_its_password() -> None:
     with pytest.raises(EnvironmentProblem, match=r"user:\*\*\*@127.0.0.1:1/db does not answer"):
         check_store("postgresql://user:secret@127.0.0.1:1/db")
 
