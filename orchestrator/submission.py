@@ -221,7 +221,7 @@ def _check_packages(experiment: Experiment, cells: Iterable[Cell]) -> None:
     if is_asked and importlib.util.find_spec("umap") is None:
         raise InputError(
             f"{experiment.position_of('evaluate.embedding.method', 'umap')}: evaluate.embedding.method=umap needs "
-            "the package umap-learn, which is not installed here; install it, or use tsne"
+            "the package umap-learn, which is not installed here: pip install 'ssl-sweep[umap]', or use tsne"
         )
 
 

@@ -15,6 +15,8 @@ from orchestrator.figures.style import CHARACTER, blank, look, saved, short_labe
 _MAX_POINTS, _MAX_NAMED = 5_000, 20
 _SIDE = 4.4
 _DPI = 120
+#: How people write the methods.
+_METHODS = {"tsne": "t-SNE", "umap": "UMAP"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,7 @@ class Embedding:
         points: (n, 2) float32.
         labels: (n,) class numbers.
         classes: their names.
-        method: that found the places, such as ``t-SNE``.
+        method: that found the places: ``tsne`` or ``umap``.
     """
 
     points: npt.NDArray[np.float32]
@@ -63,6 +65,6 @@ def embedding_figure(title: str, embedding: Embedding) -> bytes:
     axis.spines[:].set_visible(False)
     axis.set_aspect("equal", adjustable="datalim")
     part = f"{len(points):,} of {len(embedding.points):,}" if step > 1 else f"{len(points):,}"
-    axis.set_xlabel(f"{embedding.method} of {part} test images, {len(names)} classes")
+    axis.set_xlabel(f"{_METHODS.get(embedding.method, embedding.method)} of {part} test images, {len(names)} classes")
     axis.set_title(title)
     return saved(figure, "png", dpi=_DPI)[0]

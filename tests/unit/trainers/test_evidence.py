@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,6 +19,11 @@ from trainers.rundir import RunDir
 from trainers.train import carry_out
 
 MakeRun = Callable[..., RunDir]
+
+ALL_METHODS = pytest.mark.parametrize(
+    "method",
+    ["tsne", pytest.param("umap", marks=pytest.mark.skipif(missing_package("umap") is not None, reason="an extra"))],
+)
 
 
 def carried_out(run_dir: RunDir) -> RunDir:
@@ -75,20 +80,24 @@ def test_an_embedding_is_of_the_papers_network_and_the_same_every_time(make_run:
     assert not any("embedding" in name for name in result.metrics), "a picture is no metric"
 
 
-def test_images_of_a_class_lie_together() -> None:
+@ALL_METHODS
+def test_images_of_a_class_lie_together(method: Literal["tsne", "umap"]) -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(90) % 3
     centres = np.eye(3, 16)[labels]
     features = (centres + 0.05 * generator.standard_normal((90, 16))).astype(np.float32)
-    places = embed(Sample(features, labels), Embedding(perplexity=10.0), seed=2**62)
+    embedding = Embedding(method=method, perplexity=10.0)
+    places = embed(Sample(features, labels), embedding, seed=2**62)
+    assert np.array_equal(places, embed(Sample(features, labels), embedding, seed=2**62))
     nearest = [np.argsort(((places - place) ** 2).sum(1))[1] for place in places]
     assert (labels[nearest] == labels).mean() == 1.0
 
 
+@ALL_METHODS
 @pytest.mark.parametrize("count", [1, 3, 4, 7])
-def test_very_few_images_can_be_shown(count: int) -> None:
+def test_very_few_images_can_be_shown(count: int, method: Literal["tsne", "umap"]) -> None:
     features = np.random.default_rng(0).standard_normal((count, 8)).astype(np.float32)
-    assert embed(Sample(features, np.zeros(count, np.int64)), Embedding(), seed=0).shape == (count, 2)
+    assert embed(Sample(features, np.zeros(count, np.int64)), Embedding(method=method), seed=0).shape == (count, 2)
 
 
 @pytest.mark.skipif(missing_package("umap") is None, reason="umap-learn is installed here")
