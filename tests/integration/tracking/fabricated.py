@@ -162,6 +162,11 @@ def contents(uri: str, name: str = "digits-lt") -> dict[str, Any]:
     return found
 
 
+def nameless(uri: str, name: str) -> Any:
+    """What the store holds of an experiment, for comparing it with another one of the same runs."""
+    return json.loads(json.dumps(contents(uri, name)).replace(name, "NAME"))
+
+
 def described(client: Any, run: Any) -> dict[str, Any]:
     return {
         "name": run.info.run_name,
@@ -209,8 +214,9 @@ def versions(client: Any, name: str) -> dict[str, list[Any]]:
     """Our run id -> its versions of the experiment's registered models; each has files of a model that is there."""
     found: dict[str, list[Any]] = {}
     for version in client.search_model_versions(f"name LIKE '{name}-%'"):
-        model = client.get_logged_model(version.model_id)
-        assert (model.source_run_id, model.artifact_location) == (version.run_id, version.source)
+        experiment_id = client.get_run(version.run_id).info.experiment_id
+        known = client.search_logged_models([experiment_id], f"source_run_id = '{version.run_id}'")
+        assert version.source in {model.artifact_location for model in known}
         found.setdefault(version.tags["sweep.run_id"], []).append((version.name, version.tags))
     return found
 
