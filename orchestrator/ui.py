@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from orchestrator.collect.payload import RUN_ID_TAG
-from orchestrator.collect.store import artifact_root, check_store, connect, driven, redacted
+from orchestrator.collect.store import artifact_root, check_store, connect, driven, redacted, without_login
 from orchestrator.collect.views import MEANS_VIEW, VIEW, averaged_axes
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.runs import ExperimentView
@@ -73,7 +73,7 @@ def serve(
     """
     check_store(uri)
     if uri.startswith("http"):
-        _present(uri, pages(uri, experiment), show=show)
+        _present(without_login(uri), pages(uri, experiment), show=show)
         return
     chosen = port if port is not None else free_port()
     _check_port_is_free(chosen)

@@ -182,7 +182,7 @@ def _opened(
             yield _Opened(full_uri, store, remembered, patience)
         except (MlflowException, OSError) as error:
             if is_refused_login(error):
-                raise refused_login(full_uri) from error
+                raise refused_login(full_uri, error) from error
             raise EnvironmentProblem(
                 f"tracking store {redacted(full_uri)} failed: {redacted_text(full_uri, explained(error))}; "
                 "nothing is lost, collect again when it works"

@@ -31,7 +31,8 @@ _TROUBLE = frozenset(
     }
 )
 _REFUSES_LOGIN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"})
-_REFUSES_LOGIN_STATUS = frozenset({401, 403, 407})
+_FORBIDDEN_STATUS = 403
+_REFUSES_LOGIN_STATUS = frozenset({401, _FORBIDDEN_STATUS, 407})
 _TROUBLE_STATUS = frozenset({408, 425, 429})
 #: What databases say when somebody else has added the same row since it was looked for. MLflow passes it on as a fault
 #: of the request; made again, it finds the row.
@@ -199,8 +200,13 @@ def _is_bad_request(error: BaseException, signs: Sequence[str]) -> bool:
 
 
 def is_refused_login(error: BaseException) -> bool:
-    """Whether the server wants another name or password."""
+    """Whether the server wants another name or password, or one that may do more."""
     return _status(error) in _REFUSES_LOGIN_STATUS or getattr(error, "error_code", None) in _REFUSES_LOGIN
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether the server takes the login, and does not let it do what was asked."""
+    return _status(error) == _FORBIDDEN_STATUS or getattr(error, "error_code", None) == "PERMISSION_DENIED"
 
 
 def is_full(error: BaseException) -> bool:
@@ -211,7 +217,7 @@ def is_full(error: BaseException) -> bool:
 def explained(error: BaseException) -> str:
     """What an error of the store says, in the words of its innermost cause and without addresses, SQL or HTML."""
     if is_refused_login(error):
-        return "it refuses the login"
+        return "it does not let this login do that" if is_forbidden(error) else "it refuses the login"
     cause = _http_cause(error)
     if cause is not None:
         return cause

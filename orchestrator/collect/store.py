@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.collect.retrying import Patience, explained, is_refused_login, patient
+from orchestrator.collect.retrying import Patience, explained, is_forbidden, is_refused_login, patient
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.workspace import Workspace
 
@@ -171,7 +171,7 @@ def connect(uri: str, patience: Patience | None = None) -> MlflowClient:
 def _unusable(uri: str, error: Exception) -> EnvironmentProblem:
     name, said = redacted(uri), redacted_text(uri, explained(error))
     if is_refused_login(error):
-        return refused_login(uri)
+        return refused_login(uri, error)
     if not uri.startswith("sqlite"):
         return EnvironmentProblem(f"tracking store {name} cannot be used: {said}")
     return EnvironmentProblem(
@@ -180,8 +180,14 @@ def _unusable(uri: str, error: Exception) -> EnvironmentProblem:
     )
 
 
-def refused_login(uri: str) -> EnvironmentProblem:
-    """What to say of a server that wants another name or password."""
+def refused_login(uri: str, error: Exception) -> EnvironmentProblem:
+    """What to say of a server that wants another name or password, or lets this one do less than was asked."""
+    if is_forbidden(error):
+        return EnvironmentProblem(
+            f"tracking server {redacted(uri)} knows the login and does not let it do this; give it the permission EDIT "
+            "on the MLflow experiment and its registered models, or set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to one that has it"
+        )
     return EnvironmentProblem(
         f"tracking server {redacted(uri)} refuses the login; set MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to one that may write there"
