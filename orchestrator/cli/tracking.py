@@ -208,7 +208,7 @@ def _print_summary(console: Console, summary: CollectSummary) -> None:
 def make_report(session: Session, name: str, output: Path | None, console: Console | None) -> list[Path]:
     """Write the report, log it to the parent run, and print its table."""
     from orchestrator.figures import report_figures
-    from orchestrator.report import build_report, render_summary, write_report
+    from orchestrator.report import build_report, markdown_note, render_summary, write_report
 
     view, runs, uri = experiment_view(session, name)
     try:
@@ -221,8 +221,9 @@ def make_report(session: Session, name: str, output: Path | None, console: Conso
         console.print(render_summary(report, console.width))
         console.print(f"\n{paths[0].parent}: {', '.join(path.name for path in paths)}", style="dim", soft_wrap=True)
     try:
-        markdown = next(path for path in paths if path.suffix == ".md").read_text()
-        log_report(view, runs, paths, markdown, uri=uri, workspace=session.workspace, cursors=session.ledger)
+        log_report(
+            view, runs, paths, markdown_note(report), uri=uri, workspace=session.workspace, cursors=session.ledger
+        )
     except EnvironmentProblem as error:
         if console is None:
             raise

@@ -97,22 +97,25 @@ def news(progress: Progress, known: Mapping[str, float], started_ms: int) -> lis
 
 
 def progress_text(progress: Progress) -> str:
-    """Markdown: one sentence, a table of states, and what went wrong."""
+    """Markdown: one line, since MLflow shows but the first few of a page's text unasked, and what went wrong."""
     total = sum(progress.counts.values())
+    others = ", ".join(
+        f"{state}: {count}" for state, count in progress.counts.items() if count and state is not RunState.COMPLETED
+    )
     lines = [
         f"**{progress.counts[RunState.COMPLETED]} of {total} runs completed, {progress.percent_done} % of the training "
-        "done**",
-        "",
-        "| state | runs |",
-        "|---|---:|",
-        *(f"| {state} | {count} |" for state, count in progress.counts.items() if count),
+        "done**" + (f" ({others})" if others else "")
     ]
     for run_id, name, reason in progress.troubles:
-        lines += ["", f"`{run_id}` ({name}): {' '.join(reason.split())[:_MAX_REASON]}"]
+        lines += ["", f"`{run_id}` ({name}): {_one_line(reason)}"]
     missing = progress.counts[RunState.FAILED] + progress.counts[RunState.LOST] - len(progress.troubles)
     if missing > 0:
         lines += ["", f"… and {missing} more that failed or were lost"]
     return "\n".join(lines)
+
+
+def _one_line(reason: str) -> str:
+    return " ".join(reason.split())[:_MAX_REASON].replace("<", "&lt;")  # which would hide what follows, as a tag
 
 
 def with_section(note: str, name: Section, text: str) -> str:

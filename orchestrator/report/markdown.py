@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import html
+from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.report.comparing import listings, sentences
 from orchestrator.report.model import DrawnFigure, Report, RowKind, Table
@@ -14,23 +15,7 @@ MOST_UNFINISHED = 200
 
 def markdown(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
     """The report in GitHub's Markdown. Figures are linked as PNG files beside it."""
-    blocks = [f"# {escape(report.name)}", escape(caption(report)), markdown_table(report.table)]
-    blocks += [escape(sentence) for sentence in sentences(report)]
-    blocks += [f"*{escape(note)}*" for note in report.notes]
-    for listing in listings(report):
-        alignment = ["---"] * listing.left + ["---:"] * (len(listing.headings) - listing.left)
-        blocks += [
-            f"## {listing.title}",
-            _grid(listing.headings, (map(escape, line) for line in listing.lines), alignment),
-            escape(listing.about),
-        ]
-    if report.unfinished:
-        rows = [[run.name, run.run_id, run.state.value, run.reason] for run in report.unfinished[:MOST_UNFINISHED]]
-        blocks += [
-            "## Runs without a result",
-            _grid(["run", "id", "state", "reason"], (map(escape, row) for row in rows), ["---"] * 4),
-        ]
-        blocks += [f"… and {more} more" for more in [len(report.unfinished) - len(rows)] if more]
+    blocks = [f"# {escape(report.name)}", *_blocks(report)]
     for figure in figures:
         blocks += [
             f"## {escape(figure.title)}",
@@ -38,6 +23,32 @@ def markdown(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
             escape(figure.caption),
         ]
     return "\n\n".join(blocks) + "\n"
+
+
+def markdown_note(report: Report) -> str:
+    """The report for a page that has a title, shows no files, and of a long text at first only a few lines.
+
+    It begins with the headline metric of the rows that stand for runs, and has neither heading nor figures.
+    """
+    headline = [markdown_table(report.table.headline), "All metrics:"] if len(report.table.metrics) > 1 else []
+    return "\n\n".join([*headline, *_blocks(report)])
+
+
+def _blocks(report: Report) -> Iterator[str]:
+    yield markdown_table(report.table)
+    yield escape(caption(report))
+    yield from map(escape, sentences(report))
+    yield from (f"*{escape(note)}*" for note in report.notes)
+    for listing in listings(report):
+        alignment = ["---"] * listing.left + ["---:"] * (len(listing.headings) - listing.left)
+        yield f"## {listing.title}"
+        yield _grid(listing.headings, (map(escape, line) for line in listing.lines), alignment)
+        yield escape(listing.about)
+    if report.unfinished:
+        rows = [[run.name, run.run_id, run.state.value, run.reason] for run in report.unfinished[:MOST_UNFINISHED]]
+        yield "## Runs without a result"
+        yield _grid(["run", "id", "state", "reason"], (map(escape, row) for row in rows), ["---"] * 4)
+        yield from (f"… and {more} more" for more in [len(report.unfinished) - len(rows)] if more)
 
 
 def markdown_table(table: Table) -> str:
@@ -60,7 +71,9 @@ def _cell(text: CellText) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, also inside a table."""
-    for character in "\\|*_<>`[]":
+    # Entities, because MLflow's pages trip over an escaped angle bracket and show all comments after it.
+    text = html.escape(text, quote=False)
+    for character in "\\|*_`[]":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -206,12 +206,20 @@ class Table:
 
     def of_group(self, group: str) -> Table:
         """The same rows with the columns of one group only."""
-        kept = [number for number, column in enumerate(self.columns) if column.group == group]
+        return self._only(self.rows, [place for place, column in enumerate(self.columns) if column.group == group])
+
+    @property
+    def headline(self) -> Table:
+        """The rows that stand for runs, with the columns of the first metric only."""
+        kept = [place for place, column in enumerate(self.columns) if column.metric == self.metrics[0]]
+        return self._only([row for row in self.rows if row.kind is RowKind.RUNS], kept)
+
+    def _only(self, rows: Sequence[Row], kept: Sequence[int]) -> Table:
         return Table(
             self.rows_title,
             self.over,
-            tuple(self.columns[number] for number in kept),
-            tuple(Row(row.label, row.kind, tuple(row.cells[number] for number in kept)) for row in self.rows),
+            tuple(self.columns[place] for place in kept),
+            tuple(Row(row.label, row.kind, tuple(row.cells[place] for place in kept)) for row in rows),
         )
 
 

@@ -54,11 +54,10 @@ def test_only_what_has_changed_is_news(tmp_path: Path) -> None:
 
 
 def test_the_text_names_what_went_wrong(tmp_path: Path) -> None:
-    failed = [run(tmp_path, n, RunState.FAILED, reason="loss is\nnan " + "x" * 500) for n in range(9)]
+    failed = [run(tmp_path, n, RunState.FAILED, reason="loss is\n<nan> " + "x" * 500) for n in range(9)]
     text = progress_text(progress_of([*failed, run(tmp_path, 10, RunState.COMPLETED)]))
-    assert text.startswith("**1 of 10 runs completed, 10 % of the training done**")
-    assert "| failed | 9 |" in text
-    assert "`000000000000` (seed=0): loss is nan x" in text
+    assert text.splitlines()[0] == "**1 of 10 runs completed, 10 % of the training done** (failed: 9)"
+    assert "`000000000000` (seed=0): loss is &lt;nan> x" in text
     assert "… and 4 more" in text
 
 

@@ -16,7 +16,7 @@ from orchestrator.report.comparing import p_text
 from orchestrator.report.csv_tables import differences_csv, runs_csv, summary_csv
 from orchestrator.report.html import html
 from orchestrator.report.latex import latex
-from orchestrator.report.markdown import escape, markdown
+from orchestrator.report.markdown import escape, markdown, markdown_note
 from orchestrator.report.model import Cell, Report
 from orchestrator.report.wording import cell_text, signed
 from orchestrator.runs import ExperimentView, ReportOptions, RunView
@@ -40,8 +40,21 @@ def test_markdown_is_a_table_of_equal_lines(full: Report) -> None:
     assert "![Accuracy](per_class.png)" in text
 
 
+def test_a_note_begins_with_the_headline(full: Report) -> None:
+    note = markdown_note(full)
+    assert note.splitlines()[:3] == [
+        "| method | balanced top1 | long\\_tailed top1 |",
+        "| --- | ---: | ---: |",
+        "| isd | 71.0 ± 1.4 (2) | 60.0 (1 of 2) |",
+    ]
+    assert "chance" not in note.partition("\n\n")[0]
+    assert note.partition("All metrics:\n\n")[2] in markdown(full, [FIGURE])
+    alone = report_on(run("isd", "balanced", 0, 70.0), options=ReportOptions(metrics=("train/loss",)))
+    assert markdown_note(alone) in markdown(alone)
+
+
 def test_text_from_files_cannot_break_the_table() -> None:
-    assert escape("a|b\n<script> `x` [y]") == "a\\|b \\<script\\> \\`x\\` \\[y\\]"
+    assert escape("a|b\n<script> `x` [y]") == "a\\|b &lt;script&gt; \\`x\\` \\[y\\]"
 
 
 class Page(HTMLParser):
@@ -127,9 +140,7 @@ def test_the_best_is_bold_in_every_form(clear: Report) -> None:
 
 def test_differences_are_listed_with_what_they_are_worth(clear: Report) -> None:
     line = next(line for line in markdown(clear).splitlines() if line.startswith("| balanced top1 | moco"))
-    assert line == "| balanced top1 | moco\\_v2 | isd | −10.0 | \\[−10.2, −9.8\\] | < 0.001 | 3 | about 3 |".replace(
-        "<", "\\<"
-    )
+    assert line == "| balanced top1 | moco\\_v2 | isd | −10.0 | \\[−10.2, −9.8\\] | &lt; 0.001 | 3 | about 3 |"
     assert {"−10.0", "[−10.2, −9.8]", "< 0.001"} <= set(Page(html(clear)).texts)
     row = next(csv.DictReader(io.StringIO(differences_csv(clear))))
     assert (row["row"], row["against"], row["pairs"]) == ("moco_v2", "isd", "3")
