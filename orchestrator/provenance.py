@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.redaction import redacted
+
 #: Packages whose version can change a number, or explain one.
 RECORDED_PACKAGES = (
     "torch",
@@ -122,7 +124,7 @@ def origin(
         "experiment": {
             "name": experiment_name,
             "digest": digest,
-            "overrides": list(overrides),
+            "overrides": [redacted(override) for override in overrides],
             "site": None if site is None else str(site.absolute()),
         },
         "git": None if ours is None else ours.to_json(),

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from orchestrator.collect.payload import RUN_ID_TAG
-from orchestrator.collect.store import artifact_root, check_store, connect, driven, redacted, without_login
+from orchestrator.collect.store import artifact_root, check_store, connect, driven, without_login
 from orchestrator.collect.views import MEANS_VIEW, VIEW, averaged_axes
 from orchestrator.errors import EnvironmentProblem, InputError
+from orchestrator.redaction import redacted
 from orchestrator.runs import ExperimentView
 from orchestrator.workspace import Workspace
 

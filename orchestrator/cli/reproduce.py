@@ -21,6 +21,7 @@ from orchestrator.data_check import DataProblem, read_data
 from orchestrator.errors import InputError
 from orchestrator.experiment import load_experiment
 from orchestrator.provenance import own_source, package_versions
+from orchestrator.redaction import redacted
 from orchestrator.reproduce import (
     Compared,
     Recorded,
@@ -82,7 +83,7 @@ def _find(prefix: str, tracking_uri: str | None, workspace_option: str | None) -
         uris = list(_known_stores(session, place.path))
     uris = [uri for uri in uris if _may_exist(uri)]
     if not uris:
-        named = tracking_uri or f"no workspace {place.path}"
+        named = redacted(tracking_uri or f"no workspace {place.path}")
         raise InputError(
             f"there is no tracking store to look for run {prefix} in ({named}); name one with --tracking-uri, or the "
             "workspace with --workspace"
@@ -98,7 +99,7 @@ def _find(prefix: str, tracking_uri: str | None, workspace_option: str | None) -
         ]
         near = [*alike(prefix, rows), *near]
     hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
-    raise InputError(f"no run begins with {prefix} in {tracking_uri or place.path}{hint}")
+    raise InputError(f"no run begins with {prefix} in {redacted(tracking_uri or str(place.path))}{hint}")
 
 
 def _known_stores(session: Session | None, workspace: Path) -> Iterator[str]:

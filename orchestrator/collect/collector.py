@@ -24,13 +24,12 @@ from orchestrator.collect.store import (
     connect,
     held,
     lock_path,
-    redacted,
-    redacted_text,
     refused_login,
     store_uri,
     without_login,
 )
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.redaction import redacted
 from orchestrator.runs import ExperimentView, RunView
 from orchestrator.workspace import Workspace
 
@@ -184,7 +183,7 @@ def _opened(
             if is_refused_login(error):
                 raise refused_login(full_uri, error) from error
             raise EnvironmentProblem(
-                f"tracking store {redacted(full_uri)} failed: {redacted_text(full_uri, explained(error))}; "
+                f"tracking store {redacted(full_uri)} failed: {redacted(explained(error))}; "
                 "nothing is lost, collect again when it works"
             ) from error
         finally:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.collect.payload import MLFLOW_PARENT_TAG, PARENT_ROLE, ROLE_TAG, RUN_ID_TAG
 from orchestrator.collect.retrying import explained
-from orchestrator.collect.store import connect, redacted, redacted_text
+from orchestrator.collect.store import connect
 from orchestrator.errors import EnvironmentProblem, InputError
+from orchestrator.redaction import redacted
 from orchestrator.reproduce import Recorded
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def find_recorded(uri: str, prefix: str) -> Recorded | None:
         run = _find(client, prefix, redacted(uri))
         return None if run is None else _download(client, run, redacted(uri))
     except (MlflowException, OSError) as error:
-        raise EnvironmentProblem(
-            f"tracking store {redacted(uri)} failed: {redacted_text(uri, explained(error))}"
-        ) from error
+        raise EnvironmentProblem(f"tracking store {redacted(uri)} failed: {redacted(explained(error))}") from error
 
 
 def near_ids(uri: str, prefix: str) -> list[str]:

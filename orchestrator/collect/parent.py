@@ -13,6 +13,7 @@ from orchestrator.collect.cursor import Cursor, ExperimentCursors
 from orchestrator.collect.mlflow_store import MlflowStore
 from orchestrator.collect.progress import news, progress_of, progress_text, with_section
 from orchestrator.collect.views import experiment_tags
+from orchestrator.redaction import redacted
 from orchestrator.runs import ExperimentView, RunView
 
 #: The text that a run's page begins with.
@@ -44,7 +45,8 @@ class ParentRun:
     def _store_files(self, cursor: Cursor) -> Cursor:
         """The experiment file, and those that it extends, under the folders by which it names them."""
         files = {self.experiment.file_path.name: self.experiment.file_text, **self.experiment.extended}
-        for path, text in files.items():
+        for path, content in files.items():
+            text = redacted(content)
             name, stamp = f"experiment/{path}", payload.fingerprint(text.encode())
             if cursor.artifacts.get(name) != stamp:
                 self.store.client.log_text(cursor.mlflow_run_id, text, name)

@@ -10,7 +10,6 @@ import gc
 import importlib.util
 import logging
 import os
-import re
 import sys
 import tempfile
 import urllib.error
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.collect.retrying import Patience, explained, is_forbidden, is_refused_login, patient
 from orchestrator.errors import EnvironmentProblem, InputError
+from orchestrator.redaction import redacted
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ _PROBE_TIMEOUT_S = 5
 _TIMEOUT_OPTIONS = {"postgresql": "connect_timeout", "mysql": "connect_timeout"}
 #: With this begin the words of a PostgreSQL server that was reached and refuses.
 _REFUSAL = "FATAL: "
-#: PostgreSQL takes a password among the options of an address too.
-_PASSWORD_OPTION = re.compile(r"([?&]password=)[^&#\s]*")
 
 #: Whatever the user chose for other programs: repeating is ``retrying``'s, and both together would take minutes.
 _FIXED_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -169,7 +167,7 @@ def connect(uri: str, patience: Patience | None = None) -> MlflowClient:
 
 
 def _unusable(uri: str, error: Exception) -> EnvironmentProblem:
-    name, said = redacted(uri), redacted_text(uri, explained(error))
+    name, said = redacted(uri), redacted(explained(error))
     if is_refused_login(error):
         return refused_login(uri, error)
     if not uri.startswith("sqlite"):
@@ -208,23 +206,11 @@ def _create_database(path: Path) -> None:
         os.replace(fresh, path)
 
 
-def redacted(uri: str) -> str:
-    """The URI without its password, for messages."""
-    return redacted_text(uri, uri)
-
-
-def redacted_text(uri: str, text: str) -> str:
-    """A text that may quote the URI, without its password."""
-    password = urlsplit(uri).password
-    text = text.replace(f":{password}@", ":***@") if password else text
-    return _PASSWORD_OPTION.sub(r"\1***", text)
-
-
 def without_login(uri: str) -> str:
     """The URI without name and password: the same store, whoever speaks to it."""
     parts = urlsplit(uri)
     uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
-    return _PASSWORD_OPTION.sub(r"\1***", uri)
+    return redacted(uri)
 
 
 def lock_path(uri: str, workspace: Workspace) -> Path:

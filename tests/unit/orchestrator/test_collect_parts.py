@@ -17,8 +17,9 @@ from orchestrator.collect import Cursor, check_store, store_uri
 from orchestrator.collect.artifacts import tail
 from orchestrator.collect.payload import Point, final_points, missing_points, news, params, parent_status
 from orchestrator.collect.spool import last_points, pieces, tail_fingerprint
-from orchestrator.collect.store import driven, redacted, without_login
+from orchestrator.collect.store import driven, without_login
 from orchestrator.errors import EnvironmentProblem, InputError
+from orchestrator.redaction import redacted
 from orchestrator.runs import RunView
 from orchestrator.state import RunState
 from trainers.config import ISD, Data, RunConfig
@@ -61,6 +62,9 @@ def test_an_address_that_cannot_be_read_is_refused_without_being_quoted(uri: str
 def test_messages_hide_passwords() -> None:
     assert redacted("postgresql://user:secret@host/db") == "postgresql://user:***@host/db"
     assert redacted("postgresql://host/db?password=secret&user=me") == "postgresql://host/db?password=***&user=me"
+    assert redacted("from http://a:b@c/d?e=f@g to x://h:i@j@k, http://l:80/m@n") == (
+        "from http://a:***@c/d?e=f@g to x://h:***@k, http://l:80/m@n"
+    )
     assert without_login("postgresql://user:secret@host/db?password=secret") == "postgresql://host/db?password=***"
     with pytest.raises(InputError) as refused:
         store_uri("postgres://user:secret@host/db", Path("/w"))
