@@ -24,7 +24,6 @@ def glance(run: RunView) -> str:
         run_dir.path,
         run_dir.metrics_path,
         run_dir.checkpoints_dir,
-        run_dir.evaluation_dir,
         run_dir.attempts_dir,
         run_dir.attempt_dir(run.attempts),
     )
