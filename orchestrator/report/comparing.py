@@ -41,7 +41,17 @@ def listings(report: Report) -> tuple[Listing, ...]:
 
 def sentences(report: Report) -> tuple[str, ...]:
     """What must be known to read the table: what bold means, where it is missing, and what a paper's figures are."""
-    return (*_on_noise(report), *_on_paper(report))
+    return (*_on_baseline(report), *_on_noise(report), *_on_paper(report))
+
+
+def _on_baseline(report: Report) -> Iterator[str]:
+    table, baseline = report.table, report.options.baseline
+    for row in table.rows:
+        if row.kind is RowKind.RUNS and row.label == baseline:
+            places = zip(table.columns, row.cells, strict=True)
+            lacking = [column_title(table, column) for column, cell in places if cell.estimate is None or cell.is_early]
+            if lacking:
+                yield f"Nothing is compared with {baseline} where it has no result: {_named(lacking)}."
 
 
 def _on_noise(report: Report) -> Iterator[str]:
@@ -49,7 +59,7 @@ def _on_noise(report: Report) -> Iterator[str]:
     if not report.comparisons:
         return
     over = averaged_over(report.table)
-    pairs = _most_pairs(report)
+    pairs = max(comparison.pairs for comparison in report.comparisons)
     if pairs < 2:
         yield (
             f"Whether a difference is more than noise cannot be told: no two rows have two pairs of runs that agree in "
@@ -64,11 +74,16 @@ def _on_noise(report: Report) -> Iterator[str]:
             f"experiments, a difference must be {two} times its standard deviation; over three pairs {three} times, "
             f"over five {five} times."
         )
-    level = f"{1 - report.options.confidence:.3g}"
-    yield (
-        f"Bold is the best of a column that is beyond noise: every other row differs from it with p < {level} (paired "
-        f"t test over {over}, adjusted by Holm's method for the rows of the column)."
+    if not ranked:
+        return
+    test = (
+        f"p < {1 - report.options.confidence:.3g} (paired t test over {over}, adjusted by Holm's method for the rows "
+        "of the column)"
     )
+    if any(comparison.is_beyond_noise for comparison in ranked):
+        yield f"Bold is the best of a column that is beyond noise: every other row differs from it with {test}."
+    else:
+        yield f"Nothing is bold, since in no column does every other row differ from the best with {test}."
     noisy: dict[str, list[str]] = {}
     for comparison in ranked:
         if comparison.best is not None and not comparison.is_beyond_noise:
@@ -109,7 +124,9 @@ def _differences(report: Report) -> Listing | None:
     versus = f"the row {options.baseline}" if options.baseline is not None else "the best row of the column"
     about = f"Each row minus {versus}, over pairs of runs that agree in {averaged_over(table)}."
     headings = ["column", table.rows_title, "against", "difference"]
-    if _most_pairs(report) > 1:  # else nothing is known but the differences
+    if any(
+        item.paired is not None and item.paired.n > 1 for _, item in rows
+    ):  # else nothing is known but the differences
         headings += ["interval", "p", "pairs", "runs needed"]
         about += _about_noise(options)
     if len(shown) < len(rows):
@@ -134,12 +151,6 @@ def _about_noise(options: ReportOptions) -> str:
         f"{points} in {100 * POWER:.0f} % of experiments, from the spread seen; in brackets from the upper "
         f"{100 * SPREAD_CONFIDENCE:.0f} % limit of that spread."
     )
-
-
-def _most_pairs(report: Report) -> int:
-    """Pairs behind the difference that has most of them."""
-    differences = (item for comparison in report.comparisons for item in comparison.differences)
-    return max((item.paired.n for item in differences if item.paired is not None), default=0)
 
 
 def _difference_texts(item: Difference, metric: str) -> tuple[str, ...]:

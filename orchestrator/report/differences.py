@@ -98,7 +98,8 @@ def _compare_column(table: Table, number: int, cells: Cells, options: ReportOpti
         differences: tuple[Difference, ...] = ()
     else:
         differences = to_best if against == best else _against(against, values, column, options)
-    return Comparison(column, best, is_beyond_noise, differences)
+    pairs = max((item.paired.n for item in (*to_best, *differences) if item.paired is not None), default=0)
+    return Comparison(column, best, is_beyond_noise, differences, pairs)
 
 
 def _against(

@@ -248,12 +248,15 @@ class Comparison:
     Attributes:
         best: label of the best row; None if nobody knows whether more is better, or there is nothing to compare.
         is_beyond_noise: every other row is worse than the best, by its adjusted p value.
+        differences: of the other rows to the baseline, or to the best; empty where the baseline has no value.
+        pairs: behind the comparison that has most of them, with the best or the baseline.
     """
 
     column: Column
     best: str | None
     is_beyond_noise: bool
     differences: tuple[Difference, ...]
+    pairs: int
 
 
 @dataclass(frozen=True)

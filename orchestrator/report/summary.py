@@ -73,7 +73,7 @@ def _notes(metrics: Sequence[str], runs: Sequence[ReportedRun]) -> Iterable[str]
     known = {metric for run in runs for metric in run.metrics}
     unknown = [metric for metric in metrics if metric not in known]
     if known and unknown:
-        yield f"No run has {', '.join(unknown)}. Measured are: {', '.join(sorted(known))}."
+        yield f"No run has {', '.join(unknown)} (report.metrics). Measured are: {', '.join(sorted(known))}."
     early = sum(run.is_early for run in runs)
     if early:
         yield (

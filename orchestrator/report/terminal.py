@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table as RichTable
@@ -10,6 +13,9 @@ from rich.text import Text
 from orchestrator.report.comparing import sentences
 from orchestrator.report.model import Report, RowKind, Table
 from orchestrator.report.wording import CellText, Line, caption, lines_of, metric_titles
+from orchestrator.state import RunState
+
+_MAX_REASONS = 3
 
 
 def render_summary(report: Report, width: int) -> RenderableType:
@@ -21,8 +27,18 @@ def render_summary(report: Report, width: int) -> RenderableType:
     table = report.table
     parts: list[RenderableType] = [*_layout(table, width), Text(caption(report), style="dim")]
     parts += [Text(sentence, style="dim") for sentence in sentences(report)]
-    parts += [Text(note, style="yellow") for note in report.notes]
+    parts += [Text(note, style="yellow") for note in (*report.notes, *_failures(report))]
     return Group(*parts)
+
+
+def _failures(report: Report) -> Iterator[str]:
+    """Why runs have no result, the most frequent reasons first."""
+    reasons = Counter(run.reason for run in report.unfinished if run.state in (RunState.FAILED, RunState.LOST))
+    for reason, count in reasons.most_common(_MAX_REASONS):
+        yield f"{count} of {len(report.runs)} runs failed or were lost: {reason or 'no reason is known'}"
+    others = sum(reasons.values()) - sum(count for _, count in reasons.most_common(_MAX_REASONS))
+    if others:
+        yield f"{others} more failed or were lost, for other reasons: report.md names them"
 
 
 def _layout(table: Table, width: int) -> list[RenderableType]:

@@ -140,6 +140,8 @@ def averaged_over(table: Table) -> str:
 def caption(report: Report) -> str:
     """What the numbers are, in one or two sentences."""
     table = report.table
+    if not report.runs:
+        return "The experiment has no runs yet."
     what = shared_prefix(table).strip("/") or ", ".join(table.metrics)
     unit = ", in percent" if all(measure_of(metric).is_percent for metric in table.metrics) else ""
     return (

@@ -106,6 +106,7 @@ def test_the_best_is_bold_only_where_every_other_row_is_clearly_worse() -> None:
     assert bold(report_on(*isd, *far, options=ONE)) == ["isd"]
     report = report_on(*isd, *near, *far, options=ONE)
     assert bold(report) == []
+    assert any(sentence.startswith("Nothing is bold") for sentence in sentences(report))
     assert any("isd (balanced top1)" in sentence and "not beyond noise" in sentence for sentence in sentences(report))
 
 
@@ -132,6 +133,14 @@ def test_a_baseline_is_compared_with_whatever_is_best() -> None:
     (comparison,) = report.comparisons
     assert [(item.row, item.against) for item in comparison.differences] == [("isd", "base"), ("far", "base")]
     assert bold(report) == ["isd"]
+
+
+def test_a_baseline_without_a_result_is_said_and_the_others_are_compared_all_the_same() -> None:
+    isd, far = runs("isd", [70.0, 71.1, 69.4]), runs("far", [60.0, 61.2, 59.3])
+    report = report_on(*isd, *far, *runs("base", [None]), options=replace(ONE, baseline="base"))
+    assert (bold(report), listings(report)) == (["isd"], ())
+    assert sentences(report)[0] == "Nothing is compared with base where it has no result: balanced top1."
+    assert "Bold is the best" in sentences(report)[1]
 
 
 def test_a_baseline_that_is_no_row_is_refused_with_the_rows() -> None:

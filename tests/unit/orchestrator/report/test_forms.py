@@ -119,6 +119,22 @@ def test_the_terminal_shows_every_value_at_any_width(full: Report, width: int) -
     assert "…" not in shown
 
 
+def test_the_terminal_says_why_runs_failed() -> None:
+    reasons = ["loss is nan"] * 3 + ["out of memory"] * 2 + ["a", "b", "c"]
+    failed = [
+        replace(run("isd", "balanced", seed, None, RunState.FAILED), reason=reason)
+        for seed, reason in enumerate(reasons)
+    ]
+    stream = io.StringIO()
+    Console(file=stream, width=120).print(render_summary(report_on(*failed), 120))
+    assert [line.rstrip() for line in stream.getvalue().splitlines()[-4:]] == [
+        "3 of 8 runs failed or were lost: loss is nan",
+        "2 of 8 runs failed or were lost: out of memory",
+        "1 of 8 runs failed or were lost: a",
+        "2 more failed or were lost, for other reasons: report.md names them",
+    ]
+
+
 @pytest.fixture
 def clear() -> Report:
     """Three seeds, of which each says that ISD is better by about ten points."""
@@ -168,6 +184,7 @@ def test_an_experiment_without_runs_has_a_report() -> None:
     report = report_on()
     for form in (markdown, html, latex, summary_csv, differences_csv, runs_csv):
         assert form(report)
+    assert "The experiment has no runs yet." in markdown(report)
 
 
 def test_a_difference_has_its_sign() -> None:

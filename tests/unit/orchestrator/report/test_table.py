@@ -73,7 +73,7 @@ def test_a_metric_that_no_run_has_is_explained() -> None:
     report = report_on(run("isd", "balanced", 0, 70.0), options=ReportOptions(metrics=("eval/linear/top1",)))
     assert texts(report, "eval/linear/top1")["isd"] == {"balanced": "not measured: 1"}
     assert report.notes == (
-        "No run has eval/linear/top1. "
+        "No run has eval/linear/top1 (report.metrics). "
         "Measured are: eval/knn/few, eval/knn/many, eval/knn/medium, eval/knn/top1, train/loss.",
     )
 
