@@ -13,7 +13,7 @@ from orchestrator.report.model import DrawnFigure, Report
 from orchestrator.report.wording import caption
 
 #: Characters of a table that a screen and a page are wide enough for.
-_WIDTH = 120
+_WIDTH = 150
 
 
 def html(report: Report, figures: Sequence[DrawnFigure] = ()) -> str:
