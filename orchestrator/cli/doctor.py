@@ -25,6 +25,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.experiment.schema import Options
 from orchestrator.findings import Finding, Verdict
 from orchestrator.ledger import Ledger
+from orchestrator.redaction import redacted
 from orchestrator.workspace import Workspace, find_workspace, prepare_workspace
 
 #: Below this, a checkpoint of a small network and its predecessor may not fit.
@@ -58,7 +59,7 @@ def probe(options: Options, workspace: Workspace) -> Iterator[Finding]:
         ("file system", lambda: [_file_system(workspace)]),
         ("disk space", lambda: [_disk_space(workspace)]),
         ("ledger", lambda: [_ledger(workspace)]),
-        ("tracking store", lambda: [_store(workspace)]),
+        ("tracking store", lambda: _stores(workspace)),
         ("torch", lambda: [_torch()]),
         (options.backend.name, lambda: _checks_of_backend(options, workspace)),
     )
@@ -134,10 +135,17 @@ def _ledger(workspace: Workspace) -> Finding:
     return Finding("ledger", Verdict.GOOD, f"{len(experiments)} experiments")
 
 
-def _store(workspace: Workspace) -> Finding:
-    uri = store_uri(None, workspace.path)
-    check_store(uri)
-    return Finding("tracking store", Verdict.GOOD, uri)
+def _stores(workspace: Workspace) -> Iterator[Finding]:
+    """The stores of the workspace's experiments; the one that is taken where none is named, if there are none yet."""
+    experiments = Ledger(workspace.ledger_path).experiments()
+    named = [experiment.settings["tracking"]["uri"] for experiment in experiments] or [None]
+    for uri in dict.fromkeys(store_uri(uri, workspace.path) for uri in named):
+        try:
+            check_store(uri)
+        except OrchestratorError as error:
+            yield Finding("tracking store", Verdict.WRONG, str(error))
+        else:
+            yield Finding("tracking store", Verdict.GOOD, redacted(uri))
 
 
 def _torch() -> Finding:

@@ -232,8 +232,12 @@ def make_report(session: Session, name: str, output: Path | None, console: Conso
 
 
 def serve_ui(session: Session, name: str | None, port: int | None, *, show: bool) -> None:
-    """``sweep ui``."""
+    """``sweep ui``. Without a name, on the store of the experiment used last."""
     from orchestrator.ui import serve
 
-    view, _, uri = experiment_view(session, name) if name else (None, [], None)
+    if name is not None:
+        view, _, uri = experiment_view(session, name)
+    else:
+        newest = next(iter(session.ledger.experiments()), None)
+        view, uri = None, newest.settings["tracking"]["uri"] if newest is not None else None
     serve(store_uri(uri, session.workspace.path), session.workspace, view, port, show)
