@@ -46,6 +46,8 @@ def test_screenshots(browser: Browser, tmp_path: Path) -> None:
         browser.open(ui.links["means"], "Group by: method", "train/loss")
         browser.wait_for(lambda: len(browser.all(".bars .point")) >= 3 * 6, "bars of three metrics")
         save(browser, "mlflow-means")
+        browser.open(ui.run_page("quickstart"), "12 of 12 runs completed")
+        save(browser, "mlflow-experiment")
         run = "isd · long_tailed · seed=1"
         browser.open(ui.run_page(run, "/artifacts/figures/loss.png"), "figures/loss.png")
         browser.wait_for(lambda: browser.all('img[src^="blob:"]'), "the figure")
