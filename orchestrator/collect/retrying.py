@@ -41,6 +41,8 @@ _CONFLICTS = ("UniqueViolation", "UNIQUE constraint failed", "Duplicate entry", 
 _CUT = ("InterfaceError", "invalid transaction is rolled back")
 #: What SQLAlchemy puts before the words of a database.
 _CLASS_OF_DRIVER = re.compile(r"^\([\w.]+\) ")
+#: How SQLite and PostgreSQL say that their disk is full, somewhere in what MLflow makes of it.
+_FULL = ("database or disk is full", "No space left on device")
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 8.0
 #: Seconds for which one request is tried again.
@@ -179,6 +181,8 @@ def answers(client: MlflowClient) -> bool:
 
 def is_trouble(error: BaseException) -> bool:
     """Whether the same request may succeed later: the store is in trouble, or somebody else wrote the same just now."""
+    if is_full(error):
+        return False
     if _is_conflict(error) or _is_bad_request(error, _CUT):
         return True
     status = _status(error)
@@ -210,8 +214,9 @@ def is_forbidden(error: BaseException) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether there is no space where artifacts go. Waiting seconds does not mend that."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether there is no space where a database of ours or artifacts go. Waiting seconds does not mend that."""
+    is_file_system = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_file_system or any(sign in str(error) for sign in _FULL)
 
 
 def explained(error: BaseException) -> str:
@@ -221,6 +226,9 @@ def explained(error: BaseException) -> str:
     cause = _http_cause(error)
     if cause is not None:
         return cause
+    full = next((sign for sign in _FULL if sign in str(error)), None)
+    if full is not None:
+        return full
     lines = _CLASS_OF_DRIVER.sub("", str(error).strip()).splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
