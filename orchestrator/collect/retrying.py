@@ -183,7 +183,8 @@ def is_trouble(error: BaseException) -> bool:
     """Whether the same request may succeed later: the store is in trouble, or somebody else wrote the same just now."""
     if is_full(error):
         return False
-    if _is_conflict(error) or _is_bad_request(error, _CUT):
+    error = _unmasked(error)
+    if _is_conflict(error) or _is_bad_request(error, _CUT) or _is_of(error, "sqlalchemy.exc", "DBAPIError"):
         return True
     status = _status(error)
     if status is not None:
@@ -196,6 +197,14 @@ def is_trouble(error: BaseException) -> bool:
 
 def _is_conflict(error: BaseException) -> bool:
     return _is_bad_request(error, _CONFLICTS)
+
+
+def _unmasked(error: BaseException) -> BaseException:
+    """What kept MLflow from looking something up, where it says that the id is wrong whatever the reason."""
+    cause = error.__cause__
+    if cause is None or getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
+        return error
+    return cause if is_trouble(cause) else error
 
 
 def _is_bad_request(error: BaseException, signs: Sequence[str]) -> bool:
@@ -223,6 +232,7 @@ def explained(error: BaseException) -> str:
     """What an error of the store says, in the words of its innermost cause and without addresses, SQL or HTML."""
     if is_refused_login(error):
         return "it does not let this login do that" if is_forbidden(error) else "it refuses the login"
+    error = _unmasked(error)
     cause = _http_cause(error)
     if cause is not None:
         return cause

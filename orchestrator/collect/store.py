@@ -282,14 +282,14 @@ def _check_database(uri: str) -> None:
     except (ImportError, ArgumentError) as error:
         raise _no_driver(uri) from error
     except DBAPIError as error:
-        said = " ".join(str(error.orig).split())
-        _, is_refusal, reason = said.rpartition(_REFUSAL)
+        _, is_refusal, said = str(error.orig).rpartition(_REFUSAL)
+        reason = said.strip().partition("\n")[0]
         if is_refusal:
             raise EnvironmentProblem(
-                f"tracking database {redacted(uri)} refuses ({reason.strip()}); correct tracking.uri or the database"
+                f"tracking database {redacted(uri)} refuses ({reason}); correct tracking.uri or the database"
             ) from error
         raise EnvironmentProblem(
-            f"tracking database {redacted(uri)} does not answer ({said[:300]}); start it or correct tracking.uri. "
+            f"tracking database {redacted(uri)} does not answer ({reason}); start it or correct tracking.uri. "
             "What the runs measured is kept in their folders until it answers"
         ) from error
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -22,7 +22,7 @@ import pytest
 from orchestrator.collect.store import connect
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.workspace import Workspace
-from tests.integration.tracking.fabricated import Fabricated, contents, fabricate, uri_of
+from tests.integration.tracking.fabricated import Fabricated, contents, fabricate, nameless, uri_of
 from tests.integration.tracking.postgresql import ESCAPED, PASSWORD, Cluster, binaries, cluster
 from tests.integration.tracking.servers import served
 
@@ -170,12 +170,20 @@ def at_commit(number: int, do: Any) -> Iterator[None]:
         sa.event.remove(sa.engine.Engine, "commit", look)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
+@pytest.mark.parametrize(
+    ("kind", "moments"),
+    [
+        (signal.SIGINT, (25,)),
+        (signal.SIGQUIT, (37, 43)),
+        pytest.param(signal.SIGQUIT, range(5, 50), marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+    ],
+    ids=["stopped", "crashed", "crashed-everywhere"],
+)
 def test_a_database_that_ends_in_the_middle_is_waited_for(
-    named: Fabricated, database: Cluster, uri: str, kind: signal.Signals
+    named: Fabricated, database: Cluster, uri: str, kind: signal.Signals, moments: Sequence[int]
 ) -> None:
     named.collect()
-    expected = contents(uri_of(named), named.name)
+    expected = nameless(uri_of(named), named.name)
     notices: list[str] = []
 
     def start_again(notice: str) -> None:
@@ -183,12 +191,17 @@ def test_a_database_that_ends_in_the_middle_is_waited_for(
         if "in trouble" in notice:
             database.start()
 
-    with at_commit(25, lambda: database.stop(kind)):
-        assert named.collect(uri, notice=start_again).problems == ()
-    assert len(notices) == 2
-    assert notices[0].startswith("the tracking store is in trouble (")
-    assert "psycopg2" not in notices[0]
-    assert contents(uri, named.name) == expected
+    for moment in moments:
+        named.name = f"{kind.name}-{moment}-of-{len(moments)}"
+        notices.clear()
+        with at_commit(moment, lambda: database.stop(kind)):
+            assert named.collect(uri, notice=start_again).problems == ()
+        assert [notice.partition(" (")[0] for notice in notices] == [
+            "the tracking store is in trouble",
+            "the tracking store answers again",
+        ]
+        assert "psycopg2" not in notices[0]
+        assert nameless(uri, named.name) == expected
 
 
 def test_a_database_that_stays_away_is_one_sentence_and_gone_on_with(
