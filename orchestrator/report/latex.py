@@ -77,7 +77,7 @@ def _floats(tabulars: Iterable[tuple[str, int]], caption: str, below: Sequence[s
     notes = f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{\\footnotesize {escape(' '.join(below))}}}\n" if below else ""
     return [
         "\\begin{table}\n\\centering\\small\\setlength{\\tabcolsep}{4pt}\n"
-        f"\\caption{{{escape(caption if number == 1 else f'Continued: {caption}')}}}\n"
+        f"\\caption{{{escape(caption if number == 1 else f'Continued: {caption}')}}}\\smallskip\n"
         + "\n\\par\\medskip\n".join(page)
         + f"\n{notes if number == len(pages) else ''}\\end{{table}}"
         for number, page in enumerate(pages, start=1)
