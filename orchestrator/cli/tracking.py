@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 
@@ -18,6 +19,8 @@ from orchestrator.collect import CollectSummary, collect, log_report, store_uri
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.experiment.schema import Report, Tracking
 from orchestrator.runs import ExperimentView, ReportOptions, RunView, TrackingOptions
+
+_Answer = TypeVar("_Answer")
 
 #: Seconds between two collections beside a running sweep. The first imports MLflow, which costs seconds of a core.
 _COLLECT_INTERVAL_S = 15.0
@@ -71,6 +74,26 @@ def experiment_view(session: Session, name: str) -> tuple[ExperimentView, list[R
             )
         )
     return view, runs, tracking.uri
+
+
+def _without_waiting(work: Callable[[], _Answer]) -> _Answer:
+    """What the work answers. Ctrl-C leaves it where it is, which does no harm to a collection.
+
+    A request to a server, or SQLite at a lock that somebody else holds, hears of no signal for twenty seconds.
+
+    Raises:
+        Exception: what the work raised.
+    """
+    future: Future[_Answer] = Future()
+
+    def carry_out() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=carry_out, name="store", daemon=True).start()
+    return future.result()
 
 
 def collect_now(session: Session, name: str, notice: Callable[[str], None] | None = None) -> CollectSummary:
@@ -144,7 +167,7 @@ class Collecting:
         """Collect what is left, after the sweep has settled; say so if the store did not take it."""
         self._is_over.set()
         self._thread.join()
-        self._try()
+        _without_waiting(self._try)
         if self._store.trouble is not None:
             self._console.print(
                 f"not everything is in MLflow yet: {self._store.trouble}; `sweep collect {self._name}` brings the rest",
@@ -163,7 +186,7 @@ def collect_once(session: Session, name: str, *, follow: bool, as_json: bool) ->
     while True:
         is_settled = session.controller.snapshot(name).is_settled  # asked first: what ends meanwhile is collected next
         try:
-            summary = collect_now(session, name, _say)
+            summary = _without_waiting(lambda: collect_now(session, name, _say))
         except EnvironmentProblem as error:
             if is_first or not follow:
                 raise
@@ -221,8 +244,9 @@ def make_report(session: Session, name: str, output: Path | None, console: Conso
         console.print(render_summary(report, console.width))
         console.print(f"\n{paths[0].parent}: {', '.join(path.name for path in paths)}", style="dim", soft_wrap=True)
     try:
-        log_report(
-            view, runs, paths, markdown_note(report), uri=uri, workspace=session.workspace, cursors=session.ledger
+        note = markdown_note(report)
+        _without_waiting(
+            lambda: log_report(view, runs, paths, note, uri=uri, workspace=session.workspace, cursors=session.ledger)
         )
     except EnvironmentProblem as error:
         if console is None:
