@@ -1,6 +1,6 @@
 """Data sets before a submission: everything that the runs will read is looked at, and errors point into the file."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,8 +100,10 @@ def test_data_sets_are_read_as_the_runs_will_read_them(text: str, message: str, 
     assert problem(text, read=True) == message.format(folder=in_folder)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="umap-learn is installed here")
-def test_a_package_that_runs_here_would_lack_is_named_with_the_command_that_brings_it() -> None:
+def test_a_package_that_runs_here_would_lack_is_named_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)  # as if it were not installed
     said = problem("base: {evaluate: {embedding: {method: umap}}}\n", read=False)
     assert said.startswith("x.yaml:2:39: evaluate.embedding.method=umap needs the package umap-learn")
     assert "pip install 'ssl-sweep[umap]'" in said
