@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.collect import cursor
 from orchestrator.runs import TrackingOptions
 from tests.integration.tracking.fabricated import Fabricated, fabricate, nameless
 from tests.integration.tracking.troublesome import Fate, Request, proxy
@@ -52,9 +53,9 @@ class Executioner:
     "stride", [13, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])], ids=["some", "every"]
 )
 def test_a_collector_killed_at_any_request_ends_as_if_it_had_not(
-    tmp_path: Path, tracking_server: str, stride: int
+    tmp_path: Path, tracking_server: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run, so that its requests come one after the other."""
+    """One run, so that its requests come one after the other. Every other time the cursors die with the collector."""
     made = fabricate(tmp_path / "made", num_runs=1, num_lines=3)
     options = TrackingOptions(register_models=True, figures=False)
     made.runs[0] = replace(made.runs[0], tracking=options)
@@ -74,6 +75,7 @@ def test_a_collector_killed_at_any_request_ends_as_if_it_had_not(
         for moment in itertools.count(2, stride):
             fabricated = fresh(moment)
             victim = context.Process(target=fabricated.collect, args=(uri,))
+            monkeypatch.setattr(cursor, "_GROUP_S", (0.0, 60.0)[moment // 2 % 2])
             executioner.wait_for(victim, request=moment // 2, is_carried_out=moment % 2 == 1)
             victim.start()
             victim.join(timeout=120)
