@@ -88,14 +88,14 @@ class Cluster:
     def uri(self, database: str, password: str = ESCAPED) -> str:
         return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{database}"
 
-    def execute(self, statement: str, database: str = "postgres") -> None:
+    def execute(self, statement: str, database: str = "postgres", parameters: Any = None) -> None:
         """Carry out a statement as the cluster's owner."""
         import psycopg2
 
         connection = psycopg2.connect(self.uri(database))
         connection.autocommit = True
         with contextlib.closing(connection), connection.cursor() as cursor:
-            cursor.execute(statement)
+            cursor.execute(statement, parameters)
 
 
 @contextlib.contextmanager
