@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _FEW = 4
 _MAX_PROCESSES = 8
 #: Runs that are drawn ahead for each process: enough to keep it busy, and few enough to keep in memory.
-_AHEAD = 4
+_AHEAD = 2
 
 
 class Drawings:
@@ -52,8 +52,11 @@ class Drawings:
         self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_process)
         self._waiting.extend(runs)
         try:
+            # Inherited by those that begin now: Ctrl-C would interrupt their imports, with a traceback each.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             for _ in range(processes * _AHEAD):
                 self._begin_next()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             yield
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -114,9 +117,10 @@ def _draw(run_dir: RunDir, title: str) -> dict[str, bytes]:
 
 
 def _begin_process() -> None:
-    """Give way to training, leave Ctrl-C to who collects, and end when that process does, even if it is killed."""
+    """Give way to training, and end with the process that collects: by the same Ctrl-C, and even if that is killed."""
     os.nice(5)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     collecting = multiprocessing.parent_process()
     assert collecting is not None, "only ever called in a process of the pool"
 

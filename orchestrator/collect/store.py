@@ -199,7 +199,7 @@ def _create_database(path: Path) -> None:
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True) as folder:
         fresh = Path(folder) / path.name
         store = SqlAlchemyStore(f"sqlite:///{fresh}", str(path.parent / "mlartifacts"))  # type: ignore[no-untyped-call]
         store.engine.dispose()
