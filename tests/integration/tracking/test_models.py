@@ -25,6 +25,7 @@ from orchestrator.state import RunState
 from orchestrator.workspace import Workspace
 from tests.conftest import TINY
 from tests.integration.tracking.fabricated import Fabricated, contents, uri_of, view
+from tests.integration.tracking.troublesome import Fate, Request, proxy
 from trainers.backbones import build_backbone
 from trainers.config import SCHEMA_VERSION, RunConfig
 from trainers.journal import Journal, StatusFile
@@ -189,6 +190,38 @@ def registered(made: Fabricated) -> list[Any]:
 
 def versions(made: Fabricated) -> list[dict[str, str]]:
     return [dict(version.tags) for version in registered(made)]
+
+
+@pytest.mark.parametrize("fate", [Fate.CUT, Fate.ANSWER_LOST])
+def test_a_model_whose_upload_was_interrupted_is_completed_and_loads(
+    real: Fabricated, tracking_server: str, fate: Fate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a server that takes the files; the collector gives up, and another one goes on."""
+    import mlflow.pytorch
+
+    real.name = f"interrupted-{fate.name}"
+    real.runs[0] = replace(real.runs[0], tracking=TrackingOptions(register_models=True, figures=False))
+    met: list[Request] = []
+
+    def interrupt(asked: Request) -> Fate:
+        if not asked.path.endswith("model.pt2") or met:
+            return Fate.PASSED
+        met.append(asked)
+        return fate
+
+    with proxy(tracking_server, interrupt) as uri:
+        (problem,) = real.collect(uri, patience_s=0).problems
+        assert "the connection was cut" in problem
+        assert real.collect(uri).problems == ()
+        found = contents(uri, real.name)[RUN_ID]
+        assert len(found["models"]) == len(found["versions"]) == 1
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        module = mlflow.pytorch.load_model(f"models:/{registered_name(real.name, 'moco_v2')}/1")
+    network = build_backbone(CONFIG.backbone, CONFIG.data.side)
+    network.load_state_dict(safetensors.torch.load_file(real.runs[0].run_dir.encoder_path))
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(module(images), network.eval()(images), atol=1e-5, rtol=0)
 
 
 def test_an_encoder_that_torch_cannot_export_is_there_as_weights(real: Fabricated) -> None:

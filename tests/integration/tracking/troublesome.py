@@ -20,6 +20,7 @@ class Fate(Enum):
     PASSED = auto()
     DELAYED = auto()
     DROPPED = auto()  # the connection is closed, and the server never hears of it
+    CUT = auto()  # half of what is sent reaches the server, and both connections are closed
     ANSWER_LOST = auto()  # carried out, and the connection is closed
     UNAVAILABLE = auto()
     BROKEN = auto()
@@ -65,16 +66,22 @@ def proxy(
                 return
             if chosen is Fate.DELAYED:
                 time.sleep(0.2)
-            if chosen is not Fate.DROPPED:
-                connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
-                headers = {key: value for key, value in self.headers.items() if key not in ("Host", "Authorization")}
+            connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
+            headers = {key: value for key, value in self.headers.items() if key not in ("Host", "Authorization")}
+            if chosen is Fate.CUT:
+                connection.putrequest(self.command, self.path)
+                for key, value in headers.items():
+                    connection.putheader(key, value)
+                connection.endheaders(body[: len(body) // 2])
+                connection.close()
+            elif chosen is not Fate.DROPPED:
                 connection.request(self.command, self.path, body, headers)
                 response = connection.getresponse()
                 content = response.read()
                 connection.close()
                 if not is_probe:
                     on_answer(request)
-            if chosen in (Fate.DROPPED, Fate.ANSWER_LOST):
+            if chosen in (Fate.DROPPED, Fate.CUT, Fate.ANSWER_LOST):
                 self.close_connection = True
                 return
             self.answer(response.status, content, response.getheader("Content-Type") or "")
