@@ -28,7 +28,7 @@ from tests.integration.tracking.troublesome import Fate, Request, proxy
 #: Requests that create something, or link it.
 CREATING = ("experiments/create", "runs/create", "runs/log-inputs", "mlflow/logged-models", "model-versions/create")
 #: Seconds after which a machine that waits for the other at a request goes on: that need not come to the same one.
-PATIENCE_S = 2.0
+PATIENCE_S = 1.0
 Hold = Callable[[int, Request], None]
 
 
@@ -52,10 +52,15 @@ class LockStep:
 
 
 class Overtaking:
-    """Both machines have looked for a run and are about to create it. Then the first works below its own until it looks
-    for a model; then the second creates its own and comes to its end; and only then goes the first on."""
+    """Both machines have looked for a run and are about to create it. Then the first works below its own until it comes
+    to a request; then the second creates its own and comes to its end; and only then goes the first on.
 
-    def __init__(self) -> None:
+    Args:
+        request: of the first machine; the end of its path.
+    """
+
+    def __init__(self, request: str) -> None:
+        self._request = request
         self._has_created = [False, False]
         self._both_have_looked = threading.Barrier(2)
         self._has_worked = threading.Event()
@@ -67,7 +72,7 @@ class Overtaking:
             self._both_have_looked.wait(60)
             if machine == 1:
                 assert self._has_worked.wait(60)
-        elif machine == 0 and request.path.endswith("logged-models/search"):
+        elif machine == 0 and request.path.endswith(self._request):
             self._has_worked.set()
             assert self.second_is_through.wait(60)
 
@@ -144,23 +149,33 @@ def test_two_machines_in_lock_step(tmp_path: Path, tracking_server: str, request
     assert nameless(tracking_server, name) == expected
 
 
-@pytest.mark.parametrize("of", ["parent", "run"])
-@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    ("of", "until", "num_twins"),
+    [("parent", "logged-models/search", 1), ("parent", "runs/create", 2), ("run", "logged-models/search", 1)],
+    ids=["parent_with_a_run", "parent", "run"],
+)
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_a_machine_that_is_overtaken(
-    tmp_path: Path, tracking_server: str, request: pytest.FixtureRequest, of: str, rounds: int
+    tmp_path: Path,
+    tracking_server: str,
+    request: pytest.FixtureRequest,
+    of: str,
+    until: str,
+    num_twins: int,
+    rounds: int,
 ) -> None:
     """Several times: which of two stays is decided by MLflow's ids, which are drawn at random."""
     machines = Machines(tmp_path, num_runs=1)
     expected = machines.undisturbed(tracking_server, f"alone-{request.node.name}")
     for attempt in range(rounds):
         name = f"{request.node.name}-{attempt:02}"
-        sides, overtaking = machines.both(name), Overtaking()
+        sides, overtaking = machines.both(name), Overtaking(until)
         if of == "run":
             store = open_experiment(connect(tracking_server), name, None)
             cursors = ExperimentCursors(sides[0].cursors, "nowhere", name)
             ParentRun(store, cursors, sides[0].experiment).open(sides[0].runs)
         collect_both(sides, tracking_server, overtaking, overtaking.second_is_through.set)
-        assert num_deleted(tracking_server, name) == 1
+        assert num_deleted(tracking_server, name) == num_twins
         assert nameless(tracking_server, name) == expected
         assert [side.collect(tracking_server).problems for side in sides] == [(), ()]
         assert nameless(tracking_server, name) == expected
