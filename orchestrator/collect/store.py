@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.collect.retrying import Patience, explained, is_forbidden, is_refused_login, patient
+from orchestrator.collect.retrying import Patience, explained, is_forbidden, is_full, is_refused_login, patient
 from orchestrator.errors import EnvironmentProblem, InputError
 from orchestrator.redaction import redacted
 from orchestrator.workspace import Workspace
@@ -170,7 +170,7 @@ def _unusable(uri: str, error: Exception) -> EnvironmentProblem:
     name, said = redacted(uri), redacted(explained(error))
     if is_refused_login(error):
         return refused_login(uri, error)
-    if not uri.startswith("sqlite"):
+    if not uri.startswith("sqlite") or is_full(error):
         return EnvironmentProblem(f"tracking store {name} cannot be used: {said}")
     return EnvironmentProblem(
         f"tracking store {name} cannot be used: {said}; if it was never complete, "
