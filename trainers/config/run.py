@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, model_validator
 
 from trainers.config.backbones import Backbone, ResNet18, ViT
 from trainers.config.data import Augment, Data, ViewOverrides
@@ -17,6 +18,12 @@ from trainers.config.train import SGD, Train
 from trainers.config.views import View
 
 SCHEMA_VERSION = 1
+
+
+def _accuracy_of_knn(metric: str) -> str:
+    if not re.fullmatch(r"eval/knn[^/]*/(top1|many|medium|few)", metric):
+        raise ValueError(f"{metric!r} is no accuracy of k-NN; write it like eval/knn/top1")
+    return metric
 
 
 class Runtime(Section):
@@ -31,7 +38,7 @@ class Runtime(Section):
     keep_every_epochs: PositiveInt | None = None
     #: Keep the encoder as of the highest value of this metric of k-NN, such as ``eval/knn/top1``; of equals, the first.
     #: It is measured at ``evaluate.knn.every_epochs`` and at the end.
-    keep_best: Annotated[str, Field(pattern=r"^eval/knn[^/]*/(top1|many|medium|few)$")] | None = None
+    keep_best: Annotated[str, AfterValidator(_accuracy_of_knn)] | None = None
     compile: bool = False
     channels_last: bool = False
     #: Compute the blocks of a vision transformer again in the backward pass instead of keeping what they computed:
