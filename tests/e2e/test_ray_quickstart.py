@@ -68,7 +68,7 @@ def kill_all(processes: list[psutil.Process | None]) -> None:
 @pytest.mark.parametrize(
     ("settings", "disturbances"),
     [
-        (SMALL, [kill_node, kill_driver, kill_controller]),
+        pytest.param(SMALL, [kill_node, kill_driver, kill_controller], marks=pytest.mark.timeout(900)),
         pytest.param(
             (),
             [kill_node, kill_trial, kill_controller, kill_tuning, kill_driver] * 6,

@@ -37,7 +37,7 @@ def kill_node(cluster: Cluster, sweep: Sweep, rng: random.Random) -> None:  # no
 @pytest.mark.parametrize(
     ("settings", "disturbances"),
     [
-        (SMALL, [preempt, kill_controller, kill_node]),
+        pytest.param(SMALL, [preempt, kill_controller, kill_node], marks=pytest.mark.timeout(900)),
         pytest.param(
             (),
             [preempt, preempt, kill_controller, preempt, kill_node] * 6,
