@@ -71,7 +71,7 @@ case "${1:-}" in
     declare -A running
     for queue in "${!queues[@]}"; do
       # shellcheck disable=SC2086 # several paths
-      nice -n "$([ "$queue" = computing ] && echo 5 || echo 0)" \
+      nice -n "$([ "$queue" = computing ] && echo 10 || echo 0)" \
         .venv/bin/pytest -p no:cacheprovider --durations=15 ${queues[$queue]} > "$logs/$queue" 2>&1 &
       running[$queue]=$!
     done

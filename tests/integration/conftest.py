@@ -38,7 +38,7 @@ class Launched:
         lines = self.run_dir.read_metrics()
         return lines[-1].step if lines else 0
 
-    def wait_until(self, is_true: Callable[[], bool], timeout_s: float = 60) -> None:
+    def wait_until(self, is_true: Callable[[], bool], timeout_s: float = 240) -> None:
         """Wait for something to become true while the launcher lives; remember the processes that are there then."""
         deadline = time.monotonic() + timeout_s
         while not is_true():
@@ -48,11 +48,11 @@ class Launched:
         for process in psutil.Process(self.process.pid).children(recursive=True):
             self._seen[process.pid] = process
 
-    def wait(self, timeout_s: float = 60) -> int:
+    def wait(self, timeout_s: float = 240) -> int:
         """Wait for the launcher; its exit code."""
         return self.process.wait(timeout_s)
 
-    def assert_nothing_is_left(self, timeout_s: float = 20) -> None:
+    def assert_nothing_is_left(self, timeout_s: float = 60) -> None:
         """Every process that was remembered is gone, within a moment."""
         _, alive = psutil.wait_procs(list(self._seen.values()), timeout=timeout_s)
         for process in alive:
