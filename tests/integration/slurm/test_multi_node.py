@@ -49,7 +49,8 @@ def test_preempted_on_two_nodes(cluster: Cluster, workspace: Path, on_one_node: 
     assert numbers_of(job.run_dir) == numbers_of(on_one_node)
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_launcher_of_two_is_killed(
     cluster: Cluster, workspace: Path, on_one_node: RunDir, numbers_of: NumbersOf, victim: int
 ) -> None:
