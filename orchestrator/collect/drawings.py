@@ -54,9 +54,11 @@ class Drawings:
         try:
             # Inherited by those that begin now: Ctrl-C would interrupt their imports, with a traceback each.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            for _ in range(processes * _AHEAD):
-                self._begin_next()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                for _ in range(processes * _AHEAD):
+                    self._begin_next()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             yield
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
