@@ -95,11 +95,13 @@ class ParentRun:
         return cursor
 
     def _find_or_create(self, runs: Sequence[RunView]) -> str:
-        if not self.store.find_parents():
+        found = self.store.find_parents()
+        if not found:
             begun = [payload.started_ms(run) for run in runs if payload.has_begun(run)]
             started = min(begun, default=round(time.time() * 1000))
             self.store.create_run(self.experiment.name, started, {payload.ROLE_TAG: payload.PARENT_ROLE})
-        parent_id, *twins = self.store.find_parents()
+            found = self.store.find_parents()
+        parent_id, *twins = found
         for twin in twins:
             self.store.client.delete_run(twin)
         return parent_id
